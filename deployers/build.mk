@@ -1,0 +1,41 @@
+# Builds an emitted project: `make` builds, `make run` runs it in build/, where it leaves results.bin.
+# NUM_CORES: how many cores share the work. OPT: optimisation flags.
+
+OPT ?= -O2
+BUILD ?= build
+ELF := $(BUILD)/tinyclf.elf
+CFLAGS = -std=c99 -Wall -Wextra -Werror $(OPT) -DNUM_CORES=$(NUM_CORES) -Isrc -Itrainlib/include -Iport
+
+include port/port.mk
+
+SOURCES := $(sort $(wildcard src/*.c trainlib/src/*.c port/*.c port/*.S src/*.S))
+OBJECTS := $(patsubst %,$(BUILD)/%.o,$(SOURCES))
+
+all: $(ELF)
+
+$(ELF): $(OBJECTS) $(wildcard port/link.ld)
+	$(LINK) -o $@ $(OBJECTS) $(LIBS)
+
+# A change of flags (another NUM_CORES, say) rebuilds.
+FLAGS := $(CC) $(CFLAGS) $(TARGET_CFLAGS)
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(FLAGS)' | cmp -s - $@ || echo '$(FLAGS)' > $@
+
+$(BUILD)/%.c.o: %.c $(BUILD)/flags $(wildcard src/*.h trainlib/include/*.h port/*.h)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(TARGET_CFLAGS) -c -o $@ $<
+
+$(BUILD)/%.S.o: %.S $(BUILD)/flags $(wildcard data/*.bin)
+	@mkdir -p $(@D)
+	$(CC) $(TARGET_CFLAGS) -DNUM_CORES=$(NUM_CORES) -c -o $@ $<
+
+run: $(ELF)
+	rm -f $(BUILD)/results.bin
+	$(RUN)
+
+clean:
+	rm -rf $(BUILD)
+
+FORCE:
+.PHONY: all run clean FORCE

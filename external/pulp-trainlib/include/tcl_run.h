@@ -1,0 +1,36 @@
+/* Walks a table of kernel calls and reports what the user asked to see. */
+#ifndef TCL_RUN_H
+#define TCL_RUN_H
+
+#include <stdint.h>
+
+/* A tensor to report when the call that writes it is done. */
+struct tcl_trace {
+    float const *data;
+    int dim;
+};
+
+/* One step of time: one kernel call. Kernels that do not fork by themselves and share their work among the cores
+   have `fork` set. traces[first_trace .. first_trace + num_traces - 1] are reported after the call. */
+struct tcl_call {
+    void (*kernel)(void *args);
+    void *args;
+    int fork;
+    int first_trace;
+    int num_traces;
+};
+
+/* Records of the result stream, in the target's byte order: id, step, number of 32-bit words, then the words. The
+   id is an index into the table of traces, or one of these. */
+enum {
+    TCL_RECORD_CYCLES = -1, /* two words, low first: cycles spent in the calls of a step */
+    TCL_RECORD_END = -2     /* no words: the run is complete */
+};
+
+/* Writes one record to the result stream. */
+void tcl_record(int id, int step, void const *words, int num_words);
+
+/* Does all calls in order, once; reports traces and the cycles that the kernels took. */
+void tcl_run(struct tcl_call const *calls, int num_calls, struct tcl_trace const *traces, int step);
+
+#endif

@@ -1,0 +1,113 @@
+/* 2D convolution, CHW: plain reference kernels. */
+
+#include "pulp_conv2d_fp32.h"
+#include "tcl_split.h"
+#include "tcl_window.h"
+
+static struct tcl_window window_of(struct Conv2D_args const *a)
+{
+    PORT_CHECK(a->HWC == 0);
+    PORT_CHECK(a->output->H == (a->input->H + a->Upad + a->Dpad - a->coeff->H) / a->stride_h + 1);
+    PORT_CHECK(a->output->W == (a->input->W + a->Lpad + a->Rpad - a->coeff->W) / a->stride_w + 1);
+    PORT_CHECK(a->coeff->dim == a->output->C * a->input->C * a->coeff->H * a->coeff->W);
+    return (struct tcl_window){
+        .H = a->input->H,
+        .W = a->input->W,
+        .Ho = a->output->H,
+        .Wo = a->output->W,
+        .kh = a->coeff->H,
+        .kw = a->coeff->W,
+        .stride_h = a->stride_h,
+        .stride_w = a->stride_w,
+        .pad_top = a->Upad,
+        .pad_left = a->Lpad,
+    };
+}
+
+/* Cores share the output elements. */
+static void forward(void *args)
+{
+    struct Conv2D_args const *const a = args;
+    struct tcl_window const w = window_of(a);
+    int const num_in = a->input->C, in_plane = w.H * w.W, out_plane = w.Ho * w.Wo, kernel = w.kh * w.kw;
+    int start, stop;
+    tcl_split(a->output->C * out_plane, &start, &stop);
+    for (int i = start; i < stop; i++) {
+        int const co = i / out_plane, oy = i % out_plane / w.Wo, ox = i % w.Wo;
+        float sum = a->USE_BIASES ? a->bias->data[co] : 0.0f;
+        for (int ci = 0; ci < num_in; ci++)
+            sum += tcl_window_fw(&w, a->input->data + ci * in_plane,
+                                 a->coeff->data + (co * num_in + ci) * kernel, oy, ox);
+        a->output->data[i] = sum;
+    }
+}
+
+/* Cores share the weights, then the biases. */
+static void param_grads(void *args)
+{
+    struct Conv2D_args const *const a = args;
+    struct tcl_window const w = window_of(a);
+    int const num_in = a->input->C, in_plane = w.H * w.W, out_plane = w.Ho * w.Wo, kernel = w.kh * w.kw;
+    int start, stop;
+    tcl_split(a->coeff->dim, &start, &stop);
+    for (int i = start; i < stop; i++) {
+        int const co = i / kernel / num_in, ci = i / kernel % num_in;
+        a->coeff->diff[i] = tcl_window_wg(&w, a->input->data + ci * in_plane, a->output->diff + co * out_plane,
+                                          i % kernel / w.kw, i % w.kw);
+    }
+    if (!a->USE_BIASES)
+        return;
+    tcl_split(a->output->C, &start, &stop);
+    for (int co = start; co < stop; co++) {
+        float sum = 0.0f;
+        for (int oy = 0; oy < w.Ho; oy++) {
+            float row_sum = 0.0f;
+            for (int ox = 0; ox < w.Wo; ox++)
+                row_sum += a->output->diff[co * out_plane + oy * w.Wo + ox];
+            sum += row_sum;
+        }
+        a->bias->diff[co] = sum;
+    }
+}
+
+/* Cores share the input elements. */
+static void input_grads(void *args)
+{
+    struct Conv2D_args const *const a = args;
+    struct tcl_window const w = window_of(a);
+    int const num_in = a->input->C, in_plane = w.H * w.W, out_plane = w.Ho * w.Wo, kernel = w.kh * w.kw;
+    int start, stop;
+    tcl_split(num_in * in_plane, &start, &stop);
+    for (int i = start; i < stop; i++) {
+        int const ci = i / in_plane, iy = i % in_plane / w.W, ix = i % w.W;
+        float sum = 0.0f;
+        for (int co = 0; co < a->output->C; co++)
+            sum += tcl_window_ig(&w, a->output->diff + co * out_plane,
+                                 a->coeff->data + (co * num_in + ci) * kernel, iy, ix);
+        a->input->diff[i] = sum;
+    }
+}
+
+void pulp_conv2d_fp32_fw_cl(void *Conv2D_args)
+{
+    port_fork(forward, Conv2D_args);
+}
+
+void pulp_conv2d_fp32_bw_param_grads_cl(void *Conv2D_args)
+{
+    port_fork(param_grads, Conv2D_args);
+}
+
+void pulp_conv2d_fp32_bw_input_grads_cl(void *Conv2D_args)
+{
+    port_fork(input_grads, Conv2D_args);
+}
+
+void pulp_conv2d_fp32_bw_cl(void *Conv2D_args)
+{
+    struct Conv2D_args const *const a = Conv2D_args;
+    if (!a->skip_wg_grad)
+        pulp_conv2d_fp32_bw_param_grads_cl(Conv2D_args);
+    if (!a->skip_in_grad)
+        pulp_conv2d_fp32_bw_input_grads_cl(Conv2D_args);
+}

@@ -1,0 +1,94 @@
+/* Depthwise convolution, CHW: plain reference kernels. */
+
+#include "pulp_conv_dw_fp32.h"
+#include "tcl_split.h"
+#include "tcl_window.h"
+
+static struct tcl_window window_of(struct DepthWise_Conv_args const *a)
+{
+    PORT_CHECK(a->HWC == 0);
+    PORT_CHECK(a->input->C == a->output->C && a->coeff->dim == a->input->C * a->coeff->H * a->coeff->W);
+    PORT_CHECK(a->output->H == (a->input->H + a->Upad + a->Dpad - a->coeff->H) / a->stride_h + 1);
+    PORT_CHECK(a->output->W == (a->input->W + a->Lpad + a->Rpad - a->coeff->W) / a->stride_w + 1);
+    return (struct tcl_window){
+        .H = a->input->H,
+        .W = a->input->W,
+        .Ho = a->output->H,
+        .Wo = a->output->W,
+        .kh = a->coeff->H,
+        .kw = a->coeff->W,
+        .stride_h = a->stride_h,
+        .stride_w = a->stride_w,
+        .pad_top = a->Upad,
+        .pad_left = a->Lpad,
+    };
+}
+
+/* Cores share the output elements. */
+static void forward(void *args)
+{
+    struct DepthWise_Conv_args const *const a = args;
+    struct tcl_window const w = window_of(a);
+    int const in_plane = w.H * w.W, out_plane = w.Ho * w.Wo, kernel = w.kh * w.kw;
+    int start, stop;
+    tcl_split(a->output->C * out_plane, &start, &stop);
+    for (int i = start; i < stop; i++) {
+        int const c = i / out_plane, oy = i % out_plane / w.Wo, ox = i % w.Wo;
+        a->output->data[i] =
+            tcl_window_fw(&w, a->input->data + c * in_plane, a->coeff->data + c * kernel, oy, ox);
+    }
+}
+
+/* Cores share the weights. */
+static void param_grads(void *args)
+{
+    struct DepthWise_Conv_args const *const a = args;
+    struct tcl_window const w = window_of(a);
+    int const in_plane = w.H * w.W, out_plane = w.Ho * w.Wo, kernel = w.kh * w.kw;
+    int start, stop;
+    tcl_split(a->coeff->dim, &start, &stop);
+    for (int i = start; i < stop; i++) {
+        int const c = i / kernel, ky = i % kernel / w.kw, kx = i % kernel % w.kw;
+        a->coeff->diff[i] =
+            tcl_window_wg(&w, a->input->data + c * in_plane, a->output->diff + c * out_plane, ky, kx);
+    }
+}
+
+/* Cores share the input elements. */
+static void input_grads(void *args)
+{
+    struct DepthWise_Conv_args const *const a = args;
+    struct tcl_window const w = window_of(a);
+    int const in_plane = w.H * w.W, out_plane = w.Ho * w.Wo, kernel = w.kh * w.kw;
+    int start, stop;
+    tcl_split(a->input->C * in_plane, &start, &stop);
+    for (int i = start; i < stop; i++) {
+        int const c = i / in_plane, iy = i % in_plane / w.W, ix = i % w.W;
+        a->input->diff[i] =
+            tcl_window_ig(&w, a->output->diff + c * out_plane, a->coeff->data + c * kernel, iy, ix);
+    }
+}
+
+void pulp_conv_dw_fp32_fw_cl(void *DepthWise_Conv_args)
+{
+    port_fork(forward, DepthWise_Conv_args);
+}
+
+void pulp_conv_dw_fp32_bw_param_grads_cl(void *DepthWise_Conv_args)
+{
+    port_fork(param_grads, DepthWise_Conv_args);
+}
+
+void pulp_conv_dw_fp32_bw_input_grads_cl(void *DepthWise_Conv_args)
+{
+    port_fork(input_grads, DepthWise_Conv_args);
+}
+
+void pulp_conv_dw_fp32_bw_cl(void *DepthWise_Conv_args)
+{
+    struct DepthWise_Conv_args const *const a = DepthWise_Conv_args;
+    if (!a->skip_wg_grad)
+        pulp_conv_dw_fp32_bw_param_grads_cl(DepthWise_Conv_args);
+    if (!a->skip_in_grad)
+        pulp_conv_dw_fp32_bw_input_grads_cl(DepthWise_Conv_args);
+}

@@ -1,0 +1,29 @@
+/* Walks a table of kernel calls and reports what the user asked to see. */
+
+#include "port.h"
+#include "tcl_run.h"
+
+void tcl_record(int id, int step, void const *words, int num_words)
+{
+    int32_t const header[3] = {id, step, num_words};
+    port_write(header, sizeof header);
+    if (num_words > 0)
+        port_write(words, (size_t)num_words * 4);
+}
+
+void tcl_run(struct tcl_call const *calls, int num_calls, struct tcl_trace const *traces, int step)
+{
+    uint64_t cycles = 0;
+    for (struct tcl_call const *call = calls; call < calls + num_calls; call++) {
+        uint64_t const start = port_cycles();
+        if (call->fork)
+            port_fork(call->kernel, call->args);
+        else
+            call->kernel(call->args);
+        cycles += port_cycles() - start;
+        for (int i = call->first_trace; i < call->first_trace + call->num_traces; i++)
+            tcl_record(i, step, traces[i].data, traces[i].dim);
+    }
+    uint32_t const words[2] = {(uint32_t)cycles, (uint32_t)(cycles >> 32)};
+    tcl_record(TCL_RECORD_CYCLES, step, words, 2);
+}
