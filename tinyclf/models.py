@@ -84,6 +84,10 @@ def build_model(arch: str, *, num_classes: int, size: int, seed: int = 0) -> nn.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: nn.Module = get_model(arch, num_classes=num_classes, in_size=(size, size))
+        # pytorchcv's head starts with weights of deviation sqrt(2 / classes), which saturates the softmax: use torch's.
+        head = model.get_submodule("output")
+        assert isinstance(head, nn.Linear)
+        head.reset_parameters()
     # pytorchcv ends in AvgPool2d(7), which is the global average at 224 pixels and fails below.
     model.get_submodule("features").final_pool = nn.AdaptiveAvgPool2d(1)
     return model

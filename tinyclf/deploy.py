@@ -1,0 +1,196 @@
+"""The device flow from end to end: a model becomes a C project; the project is built, run and compared with PyTorch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from tinyclf import golden, targets
+from tinyclf.emit import Program, emit, traced_tensors
+from tinyclf.errors import BadInput, DoesNotFit
+from tinyclf.lower import training_graph
+from tinyclf.memory import MemoryReport, plan_memory, report
+from tinyclf.targets import Target
+
+TOLERANCE = 1e-4  # of every gradient, updated weight, logit and loss: float32 against double over ten steps
+CODE_ALLOWANCE = 96 * 1024  # bytes kept free for code, constants and stacks when samples are counted in
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to deploy: a model with BatchNorm folded, samples (N, C, H, W), one-hot labels (N, classes), and how."""
+
+    model: nn.Module
+    samples: NDArray[np.float32]
+    labels: NDArray[np.float32]
+    num_steps: int
+    learning_rate: float
+    weight_decay: float
+    command: str  # how the user asked for it; stands in the emitted headers
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run on a target showed."""
+
+    target: str
+    num_cores: int
+    comparisons: tuple[golden.Comparison, ...]
+    losses: tuple[tuple[float, float], ...]  # per step: on the target, in PyTorch
+    cycles: tuple[int, ...] | None  # per step; None where the target's clock is not a chip's
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether every comparison is within its tolerance."""
+        return all(c.passed for c in self.comparisons)
+
+    def worst(self) -> list[golden.Comparison]:
+        """Return for each name its worst step, in the order of the names' first appearance."""
+        worst: dict[str, golden.Comparison] = {}
+        for c in self.comparisons:
+            if c.name not in worst or not c.error <= worst[c.name].error:
+                worst[c.name] = c
+        return list(worst.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON types; an infinite error is null."""
+        return {
+            "target": self.target,
+            "num_cores": self.num_cores,
+            "passed": self.passed,
+            "tolerance": TOLERANCE,
+            "losses": [{"target": a, "pytorch": b} for a, b in self.losses],
+            "cycles": self.cycles,
+            "errors": [
+                {"name": c.name, "step": c.step, "error": c.error if np.isfinite(c.error) else None, "passed": c.passed}
+                for c in self.comparisons
+            ],
+        }
+
+
+def make_program(job: Job) -> Program:
+    """Lower and plan a job."""
+    _, channels, height, width = job.samples.shape
+    graph = training_graph(
+        job.model,
+        input_shape=(channels, height, width),
+        learning_rate=job.learning_rate,
+        weight_decay=job.weight_decay,
+    )
+    return Program(
+        graph=graph,
+        plan=plan_memory(graph),
+        values={name: p.detach().numpy() for name, p in job.model.named_parameters()},
+        samples=job.samples,
+        labels=job.labels,
+        num_steps=job.num_steps,
+        traced=traced_tensors(graph),
+    )
+
+
+def num_fitting_samples(memory: MemoryReport, sample_bytes: int, target: Target) -> int | None:
+    """Return how many samples fit the target's memory beside the plan; None where there is no limit."""
+    if target.memory_bytes is None:
+        return None
+    return (target.memory_bytes - CODE_ALLOWANCE - memory.total) // sample_bytes
+
+
+def require_fit(program: Program, target: Target) -> None:
+    """Raise DoesNotFit if parameters, arena and samples leave no room for the code on `target`."""
+    if target.memory_bytes is None:
+        return
+    assert program.samples is not None
+    memory = report(program.graph, program.plan)
+    data = program.samples.nbytes
+    needed = memory.total + data + CODE_ALLOWANCE
+    if needed > target.memory_bytes:
+        raise DoesNotFit(
+            f"training needs {needed:,} bytes (parameters and arena {memory.total:,}, samples {data:,}, code "
+            f"{CODE_ALLOWANCE:,}), target {target.name} has {target.memory_bytes:,}: try fewer --samples, a smaller "
+            "--k or a smaller --size"
+        )
+
+
+def write_project(files: dict[str, bytes], out: Path) -> None:
+    """Write a project to the folder `out`; one that an earlier call wrote is replaced, anything else is refused.
+
+    The files are written beside `out` and renamed at the end.
+    """
+    if out.exists() and not (out / "trace.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out} exists and is not a project that tinyclf wrote: choose another --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        fresh.chmod(0o755)
+        for name, content in files.items():
+            path = fresh / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        if out.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+            os.replace(out, old)
+            shutil.rmtree(old)
+        os.replace(fresh, out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def emit_project(job: Job, target: Target, out: Path, *, num_cores: int | None = None) -> Program:
+    """Write the C project of `job` for `target` to `out`.
+
+    Raises:
+        DoesNotFit: the target's memory is too small.
+        Unsupported: a layer cannot be lowered.
+        BadInput: `out` holds something else.
+    """
+    program = make_program(job)
+    require_fit(program, target)
+    write_project(emit(program, target=target, num_cores=num_cores or target.num_cores, command=job.command), out)
+    return program
+
+
+def execute(job: Job, program: Program, target: Target, project: Path, *variables: str) -> Report:
+    """Build and run an emitted project, and compare what it traced with PyTorch; write report.json into it.
+
+    `variables` go to make, for instance "NUM_CORES=1".
+
+    Raises:
+        ToolFailed: a tool is missing, or the build or the run failed.
+    """
+    targets.build(project, target, *variables)
+    results = targets.run(project, *variables)
+    names = (program.graph.outputs[0], program.graph.outputs[1])
+    expected = golden.training_steps(
+        job.model,
+        job.samples,
+        job.labels,
+        num_steps=job.num_steps,
+        learning_rate=job.learning_rate,
+        weight_decay=job.weight_decay,
+        output_names=names,
+    )
+    comparisons = [
+        comparison
+        for step, values in enumerate(expected)
+        for comparison in golden.compare(results.steps[step], values, tolerance=TOLERANCE, step=step)
+    ]
+    losses = [(float(a[names[1]][0]), float(b[names[1]][0])) for a, b in zip(results.steps, expected, strict=True)]
+    cores = next((int(v.split("=")[1]) for v in variables if v.startswith("NUM_CORES=")), target.num_cores)
+    outcome = Report(
+        target=target.name,
+        num_cores=cores,
+        comparisons=tuple(comparisons),
+        losses=tuple(losses),
+        cycles=results.cycles if target.counts_cycles else None,
+    )
+    (project / "report.json").write_text(json.dumps(outcome.to_dict(), indent=1) + "\n")
+    return outcome

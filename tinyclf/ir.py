@@ -1,0 +1,140 @@
+"""The device half's nouns: Tensor, Node, Call and the Graph they make, as plain values; no algorithm, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from math import prod
+
+DTYPE_BYTES = {"float32": 4}
+
+
+class Role(Enum):
+    """What a tensor is for; it decides where its bytes are counted."""
+
+    INPUT = "input"
+    LABEL = "label"
+    PARAMETER = "parameter"
+    ACTIVATION = "activation"
+    GRADIENT = "gradient"
+    SCRATCH = "scratch"
+
+
+class Phase(Enum):
+    """The part of a training step that a call belongs to."""
+
+    FORWARD = "forward"
+    LOSS = "loss"
+    BACKWARD = "backward"
+    UPDATE = "update"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A value in memory. Shapes have no batch dimension: (C, H, W) for images, as in PULP-TrainLib's CHW layout."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+    dtype: str = "float32"
+    trained: bool = False  # parameters only
+
+    @property
+    def num_elements(self) -> int:
+        """Count elements."""
+        return prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        """Count bytes, without padding."""
+        return self.num_elements * DTYPE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class BlobOf:
+    """A field of an args struct that points to the blob of a tensor and, if it has one, its gradient."""
+
+    tensor: str
+
+
+@dataclass(frozen=True)
+class DataOf:
+    """A field of an args struct that points to the data of a tensor."""
+
+    tensor: str
+
+
+Field = BlobOf | DataOf | int | float | None
+
+
+@dataclass(frozen=True)
+class Node:
+    """One layer instance: one args struct in C. Fields that are not named are zero."""
+
+    name: str
+    struct: str
+    fields: tuple[tuple[str, Field], ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel call: one step of time.
+
+    `fork` says that the kernel is a body which the caller runs on every core; others fork by themselves or run on one
+    core. A tensor in both `reads` and `writes` is worked on in place.
+    """
+
+    kernel: str
+    node: str
+    phase: Phase
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    fork: bool = False
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One training step. `outputs` can still be read when it is over."""
+
+    tensors: tuple[Tensor, ...]
+    nodes: tuple[Node, ...]
+    calls: tuple[Call, ...]
+    outputs: tuple[str, ...] = ()
+
+    @cached_property
+    def by_name(self) -> dict[str, Tensor]:
+        """Return the tensors by name."""
+        return {t.name: t for t in self.tensors}
+
+    def tensors_of(self, *roles: Role) -> list[Tensor]:
+        """Return the tensors of some roles, in order."""
+        return [t for t in self.tensors if t.role in roles]
+
+
+def gradient_name(tensor: str) -> str:
+    """Return the name of the tensor that holds the loss's gradient by `tensor`."""
+    return f"{tensor}.grad"
+
+
+def check(graph: Graph) -> None:
+    """Assert that names are unique and known, and that nothing is read before it is written.
+
+    Inputs, labels and parameters hold values before the first call.
+    """
+    assert len(graph.by_name) == len(graph.tensors), "two tensors share a name"
+    nodes = {n.name: n for n in graph.nodes}
+    assert len(nodes) == len(graph.nodes), "two nodes share a name"
+    for node in graph.nodes:
+        for field, value in node.fields:
+            if isinstance(value, BlobOf | DataOf):
+                assert value.tensor in graph.by_name, f"{node.name}.{field}: unknown tensor {value.tensor}"
+    written = {t.name for t in graph.tensors_of(Role.INPUT, Role.LABEL, Role.PARAMETER)}
+    for call in graph.calls:
+        assert call.node in nodes, f"{call.kernel}: unknown node {call.node}"
+        for name in (*call.reads, *call.writes):
+            assert name in graph.by_name, f"{call.kernel} of {call.node}: unknown tensor {name}"
+        for name in call.reads:
+            assert name in written, f"{call.kernel} of {call.node} reads {name} before it is written"
+        written.update(call.writes)
+    assert written >= set(graph.outputs), "an output is never written"
