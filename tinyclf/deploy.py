@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tinyclf import golden, targets
-from tinyclf.emit import Program, emit, traced_tensors
+from tinyclf.emit import Program, emit, relus_with_gradient, traced_tensors
 from tinyclf.errors import BadInput, DoesNotFit
 from tinyclf.lower import training_graph
 from tinyclf.memory import MemoryReport, plan_memory, report
@@ -47,6 +47,7 @@ class Report:
     comparisons: tuple[golden.Comparison, ...]
     losses: tuple[tuple[float, float], ...]  # per step: on the target, in PyTorch
     cycles: tuple[int, ...] | None  # per step; None where the target's clock is not a chip's
+    num_ties: int  # inputs of ReLUs, over all steps, that rounding put on the other side of zero than PyTorch has them
 
     @property
     def passed(self) -> bool:
@@ -70,6 +71,7 @@ class Report:
             "tolerance": TOLERANCE,
             "losses": [{"target": a, "pytorch": b} for a, b in self.losses],
             "cycles": self.cycles,
+            "relu_ties": self.num_ties,
             "errors": [
                 {"name": c.name, "step": c.step, "error": c.error if np.isfinite(c.error) else None, "passed": c.passed}
                 for c in self.comparisons
@@ -169,7 +171,7 @@ def execute(job: Job, program: Program, target: Target, project: Path, *variable
     targets.build(project, target, *variables)
     results = targets.run(project, *variables)
     names = (program.graph.outputs[0], program.graph.outputs[1])
-    expected = golden.training_steps(
+    trajectory = golden.training_steps(
         job.model,
         job.samples,
         job.labels,
@@ -177,13 +179,18 @@ def execute(job: Job, program: Program, target: Target, project: Path, *variable
         learning_rate=job.learning_rate,
         weight_decay=job.weight_decay,
         output_names=names,
+        relu_names=relus_with_gradient(program.graph),
+        device_steps=results.steps,
+        tie=TOLERANCE,
     )
     comparisons = [
         comparison
-        for step, values in enumerate(expected)
+        for step, values in enumerate(trajectory.steps)
         for comparison in golden.compare(results.steps[step], values, tolerance=TOLERANCE, step=step)
     ]
-    losses = [(float(a[names[1]][0]), float(b[names[1]][0])) for a, b in zip(results.steps, expected, strict=True)]
+    losses = [
+        (float(a[names[1]][0]), float(b[names[1]][0])) for a, b in zip(results.steps, trajectory.steps, strict=True)
+    ]
     cores = next((int(v.split("=")[1]) for v in variables if v.startswith("NUM_CORES=")), target.num_cores)
     outcome = Report(
         target=target.name,
@@ -191,6 +198,7 @@ def execute(job: Job, program: Program, target: Target, project: Path, *variable
         comparisons=tuple(comparisons),
         losses=tuple(losses),
         cycles=results.cycles if target.counts_cycles else None,
+        num_ties=trajectory.num_ties,
     )
     (project / "report.json").write_text(json.dumps(outcome.to_dict(), indent=1) + "\n")
     return outcome

@@ -31,7 +31,7 @@ class Program:
 
     `values` has every parameter by name. `samples` (N, C, H, W) and `labels` (N, classes), one-hot, fill the graph's
     input and label in turn; both are None for a graph that has neither. `traced` names the tensors that are reported
-    after the call that writes them.
+    after the last call that writes them.
     """
 
     graph: Graph
@@ -66,9 +66,19 @@ def float_literal(value: float) -> str:
 
 
 def traced_tensors(graph: Graph) -> frozenset[str]:
-    """Return what a training step is checked by: outputs, parameter gradients and updated parameters."""
+    """Return what a training step is checked by.
+
+    That is the outputs, the gradients of parameters, the updated parameters, and the outputs of ReLUs that gradients
+    pass (their signs decide which way).
+    """
     trained = [t.name for t in graph.tensors_of(Role.PARAMETER) if t.trained]
-    return frozenset({*graph.outputs, *trained, *(gradient_name(name) for name in trained)})
+    grads = [gradient_name(name) for name in trained]
+    return frozenset({*graph.outputs, *trained, *grads, *relus_with_gradient(graph).values()})
+
+
+def relus_with_gradient(graph: Graph) -> dict[str, str]:
+    """Return for each ReLU node of the backward pass the name of its output tensor."""
+    return {call.node: call.reads[0] for call in graph.calls if call.kernel == "pulp_relu_fp32_bw_cl"}
 
 
 def emit(program: Program, *, target: Target, num_cores: int, command: str) -> dict[str, bytes]:
@@ -104,7 +114,9 @@ def emit(program: Program, *, target: Target, num_cores: int, command: str) -> d
         "src/network.h": "network.h.j2",
     }
     files = {path: environment.get_template(name).render(context).encode() for path, name in texts.items()}
-    files["trace.json"] = (json.dumps([{"tensor": t.name, "shape": t.shape} for t in traces], indent=1) + "\n").encode()
+    files["trace.json"] = (
+        json.dumps([{"tensor": t.name, "shape": t.shape} for ts in traces for t in ts], indent=1) + "\n"
+    ).encode()
     files["data/parameters.bin"] = _parameter_block(program)
     if program.samples is not None and program.labels is not None:
         files["data/samples.bin"] = np.ascontiguousarray(program.samples, dtype="<f4").tobytes()
@@ -130,13 +142,16 @@ def _parameter_block(program: Program) -> bytes:
     return block.tobytes()
 
 
-def _traces(program: Program) -> list[Tensor]:
-    """Return the traced tensors in the order in which calls write them; one that is written twice stands twice."""
-    graph = program.graph
-    return [graph.by_name[name] for call in graph.calls for name in call.writes if name in program.traced]
+def _traces(program: Program) -> list[tuple[Tensor, ...]]:
+    """Return for each call the traced tensors that it is the last to write."""
+    last = {name: i for i, call in enumerate(program.graph.calls) for name in call.writes}
+    return [
+        tuple(program.graph.by_name[name] for name in call.writes if name in program.traced and last[name] == i)
+        for i, call in enumerate(program.graph.calls)
+    ]
 
 
-def _network(program: Program, traces: list[Tensor]) -> dict[str, Any]:
+def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, Any]:
     """Return what the templates of network.c show: blobs, args, calls and traces, each as finished C text."""
     graph = program.graph
     blob_ids = c_identifiers(t.name for t in graph.tensors)
@@ -168,8 +183,8 @@ def _network(program: Program, traces: list[Tensor]) -> dict[str, Any]:
             if t.name in referenced
         ],
         "args": [args(node) for node in graph.nodes],
-        "calls": _call_rows(graph.calls, node_ids, program.traced),
-        "traces": [{"place": place(t), "dim": t.num_elements, "name": t.name} for t in traces],
+        "calls": _call_rows(graph.calls, node_ids, traces),
+        "traces": [{"place": place(t), "dim": t.num_elements, "name": t.name} for ts in traces for t in ts],
         "loads": [
             {"place": place(t), "dim": t.num_elements, "block": block, "file": file}
             for role, block, file in _SAMPLE_BLOCKS
@@ -193,20 +208,21 @@ def _blob(tensor: Tensor, identifier: str, grad: Tensor | None, place: Any) -> d
     }
 
 
-def _call_rows(calls: Iterable[Call], node_ids: Mapping[str, str], traced: frozenset[str]) -> list[dict[str, Any]]:
+def _call_rows(
+    calls: Iterable[Call], node_ids: Mapping[str, str], traces: Iterable[tuple[Tensor, ...]]
+) -> list[dict[str, Any]]:
     rows = []
     first_trace = 0
-    for call in calls:
-        num_traces = sum(name in traced for name in call.writes)
+    for call, written in zip(calls, traces, strict=True):
         rows.append(
             {
                 "kernel": call.kernel,
                 "args": f"args_{node_ids[call.node]}",
                 "fork": int(call.fork),
                 "first_trace": first_trace,
-                "num_traces": num_traces,
+                "num_traces": len(written),
                 "phase": call.phase.value,
             }
         )
-        first_trace += num_traces
+        first_trace += len(written)
     return rows

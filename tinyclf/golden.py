@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,40 @@ from torch.nn import functional
 Arrays = Mapping[str, NDArray[Any]]
 
 
+class _ReLU(nn.Module):
+    """ReLU that takes the device's side at the kink.
+
+    An input that rounding may put on either side of zero makes the gradient jump: neither side is wrong. Such a tie,
+    |x| <= tie * max|x|, is resolved as the device did (`output`, its result, positive or not); all else as torch does.
+    """
+
+    def __init__(self, tie: float) -> None:
+        super().__init__()
+        self.tie = tie
+        self.output: torch.Tensor | None = None  # the device's, for the next forward pass
+        self.result = torch.zeros(0)
+        self.num_ties = 0  # that the device resolved in another way than torch
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        passes = x > 0
+        if self.output is not None and self.output.shape == x.shape[1:]:
+            is_tie = x.abs() <= self.tie * x.abs().max()
+            resolved = torch.where(is_tie, self.output[None] > 0, passes)
+            self.num_ties += int((resolved != passes).sum())
+            passes = resolved
+        y = x * passes
+        self.result = y.detach()[0]
+        return y
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The values of each training step by name, and how many ReLU inputs were ties that the device resolved."""
+
+    steps: tuple[dict[str, NDArray[np.float64]], ...]
+    num_ties: int
+
+
 def training_steps(
     model: nn.Module,
     samples: NDArray[np.float32],
@@ -25,8 +59,11 @@ def training_steps(
     learning_rate: float,
     weight_decay: float,
     output_names: tuple[str, str],
-) -> list[dict[str, NDArray[np.float64]]]:
-    """Train a copy of `model` (BatchNorm folded) on one sample a step, as the device does.
+    relu_names: Mapping[str, str] | None = None,
+    device_steps: Sequence[Arrays] = (),
+    tie: float = 0.0,
+) -> Trajectory:
+    """Train a copy of `model` (BatchNorm folded) on one sample a step, as the device does, in double precision.
 
     Args:
         model: parameters with `requires_grad` are trained.
@@ -36,29 +73,40 @@ def training_steps(
         learning_rate: of SGD.
         weight_decay: of SGD.
         output_names: the names to give logits and loss.
+        relu_names: for ReLU modules that gradients pass, the name to give the output.
+        device_steps: what the device reported, by those names; ties at a ReLU's kink are resolved as it did.
+        tie: how near to zero, relative to the layer's largest input, a ReLU's input may be to count as a tie.
 
     Returns:
-        for each step the logits, the loss (1), each trained parameter's gradient as "<parameter>.grad" and its value
-        after the update. The reference is double precision, so that a difference is the device's rounding, not ours.
+        for each step the logits, the loss (1), the outputs of `relu_names`, each trained parameter's gradient as
+        "<parameter>.grad" and its value after the update. The device shares the golden trajectory's weights only at
+        the start. Double precision makes a difference the device's rounding, not this function's.
     """
     model = copy.deepcopy(model).double().eval()
+    relus = {name: _ReLU(tie) for name in relu_names or {}}
+    for name, relu in relus.items():
+        model.set_submodule(name, relu)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.SGD(trained.values(), lr=learning_rate, weight_decay=weight_decay)
     steps = []
     for step in range(num_steps):
+        for name, relu in relus.items():
+            output = device_steps[step].get(relu_names[name]) if relu_names and step < len(device_steps) else None
+            relu.output = None if output is None else torch.from_numpy(np.array(output))
         i = step % len(samples)
         logits = model(torch.from_numpy(samples[i : i + 1]).double())
         loss = functional.cross_entropy(logits, torch.from_numpy(labels[i : i + 1]).double())
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         values = {output_names[0]: logits[0].detach().numpy(), output_names[1]: loss.detach().numpy().reshape(1)}
+        values |= {name: relus[relu].result.numpy() for relu, name in (relu_names or {}).items()}
         for name, parameter in trained.items():
             assert parameter.grad is not None
             values[f"{name}.grad"] = parameter.grad.numpy().copy()
         optimizer.step()
         values |= {name: parameter.detach().numpy().copy() for name, parameter in trained.items()}
         steps.append(values)
-    return steps
+    return Trajectory(tuple(steps), sum(relu.num_ties for relu in relus.values()))
 
 
 @dataclass(frozen=True)

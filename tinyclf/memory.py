@@ -6,11 +6,17 @@ Time is counted in calls. A tensor lives from the call that first writes it to t
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from tinyclf.ir import Graph, Role, Tensor
+from tinyclf.ir import Graph, Phase, Role, Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ALIGNMENT = 16  # bytes; every tensor starts at a multiple of it
 
@@ -267,3 +273,53 @@ def _naive_activations(graph: Graph) -> int:
         if is_relu or is_new:
             total += sum(graph.by_name[name].num_bytes for name in call.writes if name in outputs)
     return total
+
+
+def lifetimes_csv(graph: Graph, plan: MemoryPlan) -> str:
+    """Return one line a tensor of the arena: name, role, shape, bytes, offset, first and last call that use it."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["tensor", "role", "shape", "bytes", "offset", "first_call", "last_call", "first_kernel", "last_kernel"]
+    )
+    for p in plan.placements:
+        t, last = p.tensor, p.stop - 1
+        shape = "x".join(str(n) for n in t.shape)
+        kernels = graph.calls[p.first].kernel, graph.calls[last].kernel
+        writer.writerow([t.name, t.role.value, shape, t.num_bytes, p.offset, p.first, last, *kernels])
+    return out.getvalue()
+
+
+def plot_lifetimes(graph: Graph, plan: MemoryPlan, *, title: str) -> Figure:
+    """Draw the arena over one step: calls from left to right, bytes upwards, a box for each tensor."""
+    from matplotlib.figure import Figure  # slow to import, and only pictures need it
+    from matplotlib.patches import Patch, Rectangle
+
+    colours = {
+        Role.INPUT: "#8da0cb",
+        Role.LABEL: "#b3b3b3",
+        Role.ACTIVATION: "#66c2a5",
+        Role.GRADIENT: "#fc8d62",
+        Role.SCRATCH: "#e5c494",
+    }
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    axes = figure.subplots()
+    for p in plan.placements:
+        box = (p.first, p.offset / 1024), p.stop - p.first, p.tensor.num_bytes / 1024
+        axes.add_patch(Rectangle(*box, facecolor=colours[p.tensor.role], edgecolor="white", linewidth=0.4))
+    backward = next(i for i, call in enumerate(graph.calls) if call.phase is Phase.BACKWARD)
+    lines = [
+        axes.axhline(plan.max_live / 1024, color="black", linewidth=1, linestyle="--", label="lower bound"),
+        axes.axvline(backward, color="black", linewidth=1, linestyle=":", label="backward begins"),
+    ]
+    axes.set(
+        xlim=(0, len(graph.calls)),
+        ylim=(0, plan.peak / 1024 * 1.03),
+        xlabel="kernel call",
+        ylabel="arena (KiB)",
+        title=f"{title}: peak {plan.peak / 1024:.1f} KiB, lower bound {plan.max_live / 1024:.1f} KiB",
+    )
+    used = [role for role in colours if any(p.tensor.role is role for p in plan.placements)]
+    boxes = [Patch(color=colours[role], label=role.value) for role in used]
+    figure.legend(handles=[*boxes, *lines], loc="outside right upper")
+    return figure

@@ -1,0 +1,205 @@
+"""Whole training steps on every target against PyTorch: logits, loss, every gradient and every updated weight."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import on_targets
+from torch import nn
+
+from tinyclf import golden
+from tinyclf.deploy import Job, Report, emit_project, execute
+from tinyclf.golden import compare, relative_error
+from tinyclf.models import Variant, build_model, calibrate_batchnorm, fold_batchnorm, freeze
+from tinyclf.targets import Target, find_target
+
+SEED = 7
+
+
+def _job(arch: str, variant: Variant, *, size: int, num_steps: int, num_samples: int, num_classes: int = 2) -> Job:
+    """Return a job with random weights in a natural range, random images and labels."""
+    rng = np.random.default_rng(SEED)
+    model = build_model(arch, num_classes=num_classes, size=size, seed=SEED)
+    calibrate_batchnorm(model, torch.from_numpy(rng.standard_normal((16, 3, size, size)).astype(np.float32)))
+    freeze(model, variant)
+    return Job(
+        model=fold_batchnorm(model),
+        samples=rng.standard_normal((num_samples, 3, size, size)).astype(np.float32),
+        labels=np.eye(num_classes, dtype=np.float32)[rng.integers(0, num_classes, num_samples)],
+        num_steps=num_steps,
+        learning_rate=0.01,
+        weight_decay=1e-3,
+        command="tests",
+    )
+
+
+def _execute(job: Job, target: Target, project: Path, *variables: str) -> Report:
+    report = execute(job, emit_project(job, target, project), target, project, *variables)
+    failed = [f"{c.name} step {c.step}: {c.error:.2e}" for c in report.comparisons if not c.passed]
+    assert not failed, failed[:10]
+    trained = [name for name, p in job.model.named_parameters() if p.requires_grad]
+    relus = {c.name for c in report.comparisons if c.name.endswith(".output")} - {"output.output"}
+    assert len(report.comparisons) == job.num_steps * (2 + 2 * len(trained) + len(relus))
+    assert report.num_ties <= 10, "so many inputs of ReLUs cannot lie within rounding of zero"
+    for actual, expected in report.losses:
+        assert actual == pytest.approx(expected, rel=1e-4)
+    return report
+
+
+NETS = [
+    pytest.param("mobilenet_wd4", Variant("LP"), id="mobilenet-LP"),
+    pytest.param("mobilenet_wd4", Variant("FT", 2), id="mobilenet-FT2"),
+    pytest.param("fdmobilenet_wd4", Variant("FD"), id="fdmobilenet-LP"),
+    pytest.param("fdmobilenet_wd4", Variant("FT", 2), id="fdmobilenet-FT2"),
+]
+
+
+@on_targets("host")
+@pytest.mark.parametrize(("arch", "variant"), NETS)
+def test_ten_steps_at_128(target: Target, arch: str, variant: Variant, tmp_path: Path) -> None:
+    job = _job(arch, variant, size=128, num_steps=10, num_samples=4)
+    report = _execute(job, target, tmp_path / "project")
+    first, last = report.losses[0][1], report.losses[8][1]  # the same sample, eight steps apart
+    assert first != pytest.approx(last, rel=1e-3), "nothing was learnt: the steps do not test the update"
+
+
+@on_targets("qemu")
+@pytest.mark.parametrize(("arch", "variant"), NETS)
+def test_two_steps_at_128(target: Target, arch: str, variant: Variant, tmp_path: Path) -> None:
+    _execute(_job(arch, variant, size=128, num_steps=2, num_samples=2), target, tmp_path / "project")
+
+
+@on_targets("pulp")
+@pytest.mark.parametrize(("size", "num_steps"), [(128, 1), (64, 2)])
+@pytest.mark.parametrize(("arch", "variant"), NETS)
+def test_steps_in_gvsoc(target: Target, arch: str, variant: Variant, size: int, num_steps: int, tmp_path: Path) -> None:
+    job = _job(arch, variant, size=size, num_steps=num_steps, num_samples=num_steps)
+    report = _execute(job, target, tmp_path / "project")
+    assert report.cycles is not None
+    assert len(report.cycles) == num_steps
+    assert min(report.cycles) > 1_000_000
+
+
+@on_targets("host")
+@pytest.mark.parametrize("arch", ["mobilenet_wd4", "fdmobilenet_wd4"])
+@pytest.mark.parametrize(
+    "variant", [Variant("FT", 0), Variant("FT", 1), Variant("FT", 3), Variant("full")], ids=lambda v: v.label
+)
+def test_other_depths_on_a_smaller_input(target: Target, arch: str, variant: Variant, tmp_path: Path) -> None:
+    job = _job(arch, variant, size=64, num_steps=3, num_samples=3, num_classes=5)
+    _execute(job, target, tmp_path / "project")
+
+
+@on_targets()
+def test_one_core(target: Target, tmp_path: Path) -> None:
+    job = _job("fdmobilenet_wd4", Variant("FT", 1), size=32, num_steps=2, num_samples=2)
+    report = _execute(job, target, tmp_path / "project", "NUM_CORES=1")
+    assert report.num_cores == 1
+
+
+@on_targets("host")
+@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+def test_a_step_runs_clean_under_sanitizers(target: Target, sanitizer: str, tmp_path: Path) -> None:
+    job = _job("mobilenet_wd4", Variant("full"), size=32, num_steps=1, num_samples=1)
+    _execute(job, target, tmp_path / "project", f"SANITIZE={sanitizer}")
+
+
+@on_targets()
+@pytest.mark.parametrize("logit", [0.0, 5.0, 12.0, 30.0])
+@pytest.mark.parametrize("right", [True, False])
+def test_cross_entropy_of_certain_predictions(target: Target, logit: float, right: bool, tmp_path: Path) -> None:
+    # One weight carries the whole logit; the input gradient of the loss is softmax - label, tiny when it is right.
+    model = nn.Sequential(OrderedDict(flat=nn.Flatten(), output=nn.Linear(1, 4)))
+    with torch.no_grad():
+        model.output.weight.copy_(torch.tensor([[0.25 * logit], [-1.0], [logit], [0.5]]))
+        model.output.bias.zero_()
+    job = Job(
+        model=model,
+        samples=np.ones((1, 1, 1, 1), dtype=np.float32),
+        labels=np.array([[0, 0, 1, 0] if right else [0, 0, 0, 1]], dtype=np.float32),
+        num_steps=2,
+        learning_rate=0.1,
+        weight_decay=0.01,
+        command="tests",
+    )
+    report = execute(job, emit_project(job, target, tmp_path / "p"), target, tmp_path / "p")
+    assert report.passed, report.worst()
+
+
+def test_golden_is_the_optimizer_of_torch() -> None:
+    job = _job("fdmobilenet_wd4", Variant("FT", 1), size=32, num_steps=3, num_samples=2)
+    steps = golden.training_steps(
+        job.model,
+        job.samples,
+        job.labels,
+        num_steps=3,
+        learning_rate=job.learning_rate,
+        weight_decay=job.weight_decay,
+        output_names=("logits", "loss"),
+    ).steps
+    frozen = [name for name, p in job.model.named_parameters() if not p.requires_grad]
+    assert frozen
+    assert not set(frozen) & set(steps[0])
+    # By hand: w -= lr * (g + wd * w), and the bias's gradient is softmax - label.
+    before, after, grad = steps[0]["output.bias"], steps[1]["output.bias"], steps[1]["output.bias.grad"]
+    np.testing.assert_allclose(after, before - 0.01 * (grad + 1e-3 * before), rtol=1e-12)
+    softmax = np.exp(steps[1]["logits"]) / np.exp(steps[1]["logits"]).sum()
+    np.testing.assert_allclose(grad, softmax - job.labels[1], rtol=1e-9)
+    assert steps[1]["loss"][0] == pytest.approx(-np.log(softmax[job.labels[1].argmax()]), rel=1e-9)
+
+
+def test_only_ties_at_the_kink_follow_the_device() -> None:
+    # One pixel a channel: 1e-6 is a tie beside 1.0, 0.01 is not. The device says that neither is positive.
+    model = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 3, 1), relu=nn.ReLU(), flat=nn.Flatten(), out=nn.Linear(3, 2)))
+    with torch.no_grad():
+        model.conv.weight.copy_(torch.tensor([1.0, 1e-6, 0.01]).reshape(3, 1, 1, 1))
+        model.conv.bias.zero_()
+    device = {"y": np.array([1.0, 0.0, 0.0], dtype=np.float32).reshape(3, 1, 1)}
+
+    def gradient(**options):
+        trajectory = golden.training_steps(
+            model,
+            np.ones((1, 1, 1, 1), dtype=np.float32),
+            np.array([[1, 0]], dtype=np.float32),
+            num_steps=1,
+            learning_rate=0.1,
+            weight_decay=0.0,
+            output_names=("logits", "loss"),
+            **options,
+        )
+        return trajectory.steps[0]["conv.bias.grad"] != 0, trajectory.num_ties
+
+    np.testing.assert_array_equal(gradient()[0], [True, True, True])
+    follows, num_ties = gradient(relu_names={"relu": "y"}, device_steps=[device], tie=1e-4)
+    np.testing.assert_array_equal(follows, [True, False, True])
+    assert num_ties == 1
+
+
+def test_comparison_fails_on_every_kind_of_difference() -> None:
+    expected = np.array([1.0, -2.0, 0.5])
+    assert relative_error(expected.astype(np.float32), expected) == 0.0
+    assert relative_error(expected + np.array([0, 0.02, 0]), expected) == pytest.approx(0.01)
+    for wrong in (np.array([1.0, np.nan, 0.5]), np.array([1.0, np.inf, 0.5]), np.zeros(2), np.zeros((3, 1))):
+        assert relative_error(wrong, expected) == float("inf")
+    assert relative_error(np.zeros(3), np.zeros(3)) == 0.0
+    assert relative_error(np.array([0, 1e-9, 0]), np.zeros(3)) == float("inf")
+    missing, good = compare({"a": expected}, {"b": expected, "a": expected}, tolerance=1e-4)
+    assert not missing.passed
+    assert good.passed
+
+
+@pytest.mark.target("host")
+def test_a_wrong_update_is_found(tmp_path: Path) -> None:
+    host = find_target("host")
+    job = _job("fdmobilenet_wd4", Variant("FT", 1), size=32, num_steps=2, num_samples=2)
+    program = emit_project(job, host, tmp_path / "project")
+    report = execute(replace(job, learning_rate=0.0101), program, host, tmp_path / "project")
+    assert not report.passed
+    names = {c.name for c in report.comparisons if not c.passed}
+    assert "output.bias" in names
+    assert not any(c.name.endswith(".grad") and c.step == 0 and not c.passed for c in report.comparisons)
