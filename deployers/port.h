@@ -1,4 +1,5 @@
-/* What a target provides. A port is this header's functions, a linker script where one is needed, and port.mk. */
+/* What a target provides. A port is this header's functions, a linker script where one is needed, and
+ * port.mk. */
 #ifndef PORT_H
 #define PORT_H
 
@@ -9,20 +10,22 @@
 #error "NUM_CORES: the build defines how many cores the cluster uses"
 #endif
 
-/* The program, provided by the application. The port calls it once, on core 0, with the other cores waiting. */
+/* The program, provided by the application. The port calls it once, on core 0, with the other cores waiting.
+ */
 void tcl_main(void);
 
 /* The number of the calling core, 0 .. NUM_CORES - 1. */
 int port_core_id(void);
 
-/* Runs body(arg) once on every core and returns when all are done. Only core 0 may call it, and not from a body.
-   What a core wrote before is seen by all cores after. */
+/* Runs body(arg) once on every core and returns when all are done. Only core 0 may call it, and not from a
+   body. What a core wrote before is seen by all cores after. */
 void port_fork(void (*body)(void *), void *arg);
 
 /* A clock that counts up; its unit is the target's (cycles on a chip). */
 uint64_t port_cycles(void);
 
-/* Appends bytes, at least one, to the result stream, the file results.bin of the run. Only core 0 may call it. */
+/* Appends bytes, at least one, to the result stream, the file results.bin of the run. Only core 0 may call
+ * it. */
 void port_write(void const *data, size_t num_bytes);
 
 /* Ends the program with a failure and names the place. Any core may call it. */

@@ -1,4 +1,5 @@
-/* Semihosting: the result stream and the last words of bare-metal targets reach the machine that simulates them. */
+/* Semihosting: the result stream and the last words of bare-metal targets reach the machine that simulates
+ * them. */
 #ifndef SEMIHOST_H
 #define SEMIHOST_H
 

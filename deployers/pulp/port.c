@@ -34,7 +34,8 @@ int port_core_id(void)
     return (int)(hart & 0x1f);
 }
 
-/* Event-unit loads that put the core to sleep until the event comes (p.elw): pop of the dispatch FIFO, barrier 0. */
+/* Event-unit loads that put the core to sleep until the event comes (p.elw): pop of the dispatch FIFO,
+ * barrier 0. */
 static inline uint32_t dispatch_pop(void)
 {
     uint32_t value;
@@ -72,7 +73,8 @@ void port_fork(void (*body)(void *), void *arg)
         barrier();
 }
 
-/* The timer has 32 bits: calls must be less than 2^32 cycles apart (24 s at 175 MHz), then no wrap is missed. */
+/* The timer has 32 bits: calls must be less than 2^32 cycles apart (24 s at 175 MHz), then no wrap is missed.
+ */
 uint64_t port_cycles(void)
 {
     static uint32_t last, wraps;

@@ -3,7 +3,8 @@
 #include "port.h"
 #include "semihost.h"
 
-/* Core-local interruptor (one word a hart raises its software interrupt) and test finisher of the virt machine. */
+/* Core-local interruptor (one word a hart raises its software interrupt) and test finisher of the virt
+ * machine. */
 static uint32_t volatile *const software_interrupt = (uint32_t volatile *)0x02000000;
 static uint32_t volatile *const finisher = (uint32_t volatile *)0x00100000;
 

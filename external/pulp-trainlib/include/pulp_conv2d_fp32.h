@@ -1,12 +1,13 @@
-/* 2D convolution, CHW, any kernel, stride and padding, with or without bias. Structs and names: PULP-TrainLib. */
+/* 2D convolution, CHW, any kernel, stride and padding, with or without bias. Structs and names:
+ * PULP-TrainLib. */
 #ifndef PULP_CONV2D_FP32_H
 #define PULP_CONV2D_FP32_H
 
 #include "pulp_train_utils_fp32.h"
 
 /* input (C_in, H, W), coeff (C_out, C_in, kh, kw), bias (C_out), output (C_out, Ho, Wo).
-   i2c_buffer, bt_buffer, the opt_matmul_type fields, USE_IM2COL and USE_DMA_IM2COL select upstream's variants and
-   are not used here; HWC must be 0. The bias is used when USE_BIASES is 1. */
+   i2c_buffer, bt_buffer, the opt_matmul_type fields, USE_IM2COL and USE_DMA_IM2COL select upstream's variants
+   and are not used here; HWC must be 0. The bias is used when USE_BIASES is 1. */
 struct Conv2D_args {
     struct blob *input;
     struct blob *coeff;

@@ -5,7 +5,8 @@
 #include "pulp_train_utils_fp32.h"
 
 /* input (C_in, H, W), coeff (C_out, C_in), output (C_out, H, W).
-   transpose_buffer and the opt_matmul_type fields select upstream's variants and are not used; HWC must be 0. */
+   transpose_buffer and the opt_matmul_type fields select upstream's variants and are not used; HWC must be 0.
+ */
 struct PointWise_Conv_args {
     struct blob *input;
     struct blob *coeff;

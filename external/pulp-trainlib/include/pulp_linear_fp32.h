@@ -4,8 +4,8 @@
 
 #include "pulp_train_utils_fp32.h"
 
-/* input (I), coeff (O, I), bias (O), output (O). The bias is used when use_biases is 1. The opt_matmul_type fields
-   select upstream's variants and are not used. */
+/* input (I), coeff (O, I), bias (O), output (O). The bias is used when use_biases is 1. The opt_matmul_type
+   fields select upstream's variants and are not used. */
 struct Linear_args {
     struct blob *input;
     struct blob *coeff;

@@ -4,7 +4,8 @@
 
 #include "pulp_train_utils_fp32.h"
 
-/* output: logits (num_classes); target: a probability for each class (one-hot for a plain label); wr_loss: 1. */
+/* output: logits (num_classes); target: a probability for each class (one-hot for a plain label); wr_loss: 1.
+ */
 struct loss_args {
     struct blob *output;
     float *target;

@@ -13,7 +13,8 @@ struct optim_args {
     int use_biases;
 };
 
-/* data -= learning_rate * (diff + weight_decay_lambda * data); diff is only read. A body: every core calls it. */
+/* data -= learning_rate * (diff + weight_decay_lambda * data); diff is only read. A body: every core calls
+ * it. */
 void pulp_gradient_descent_fp32(void *optim_args);
 
 #endif

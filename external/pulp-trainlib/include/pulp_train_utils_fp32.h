@@ -4,8 +4,8 @@
 
 #include <stddef.h>
 
-/* A tensor in CHW layout with its gradient. `dim` counts elements: C * H * W for an activation. For weights W and
-   H are the kernel's. `diff` is NULL where no gradient is kept. */
+/* A tensor in CHW layout with its gradient. `dim` counts elements: C * H * W for an activation. For weights W
+   and H are the kernel's. `diff` is NULL where no gradient is kept. */
 struct blob {
     float *data;
     float *diff;

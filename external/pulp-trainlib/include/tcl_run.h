@@ -10,8 +10,8 @@ struct tcl_trace {
     int dim;
 };
 
-/* One step of time: one kernel call. Kernels that do not fork by themselves and share their work among the cores
-   have `fork` set. traces[first_trace .. first_trace + num_traces - 1] are reported after the call. */
+/* One step of time: one kernel call. Kernels that do not fork by themselves and share their work among the
+   cores have `fork` set. traces[first_trace .. first_trace + num_traces - 1] are reported after the call. */
 struct tcl_call {
     void (*kernel)(void *args);
     void *args;
@@ -20,8 +20,8 @@ struct tcl_call {
     int num_traces;
 };
 
-/* Records of the result stream, in the target's byte order: id, step, number of 32-bit words, then the words. The
-   id is an index into the table of traces, or one of these. */
+/* Records of the result stream, in the target's byte order: id, step, number of 32-bit words, then the words.
+   The id is an index into the table of traces, or one of these. */
 enum {
     TCL_RECORD_CYCLES = -1, /* two words, low first: cycles spent in the calls of a step */
     TCL_RECORD_END = -2     /* no words: the run is complete */

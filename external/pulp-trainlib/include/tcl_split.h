@@ -4,8 +4,8 @@
 
 #include "port.h"
 
-/* The half-open range [start, stop) of `num_items` that the calling core does. Ranges of all cores are contiguous,
-   cover every item once and differ in length by one at most. */
+/* The half-open range [start, stop) of `num_items` that the calling core does. Ranges of all cores are
+   contiguous, cover every item once and differ in length by one at most. */
 static inline void tcl_split(int num_items, int *start, int *stop)
 {
     int const core = port_core_id();

@@ -1,12 +1,12 @@
 /* One channel of a padded, strided convolution, seen from each side: an output, a weight, an input.
 
-   Depthwise convolution is this for each channel; a full convolution sums it over channels. Every function returns
-   one finished number, so that the order of its sum does not depend on the number of cores. */
+   Depthwise convolution is this for each channel; a full convolution sums it over channels. Every function
+   returns one finished number, so that the order of its sum does not depend on the number of cores. */
 #ifndef TCL_WINDOW_H
 #define TCL_WINDOW_H
 
-/* Sizes of one input plane (H, W), kernel (kh, kw) and output plane (Ho, Wo). Padding at the bottom and the right
-   follows from them. */
+/* Sizes of one input plane (H, W), kernel (kh, kw) and output plane (Ho, Wo). Padding at the bottom and the
+   right follows from them. */
 struct tcl_window {
     int H, W;
     int Ho, Wo;
@@ -54,8 +54,8 @@ static inline float tcl_window_fw(struct tcl_window const *w, float const *x, fl
     return sum;
 }
 
-/* Weight gradient: sum over all outputs of x (H, W) * dy (Ho, Wo) for the weight (ky, kx). Rows are summed apart,
-   which keeps the rounding error of large planes small. */
+/* Weight gradient: sum over all outputs of x (H, W) * dy (Ho, Wo) for the weight (ky, kx). Rows are summed
+   apart, which keeps the rounding error of large planes small. */
 static inline float tcl_window_wg(struct tcl_window const *w, float const *x, float const *dy, int ky, int kx)
 {
     int const oy_first = tcl_max(0, tcl_ceil_div(w->pad_top - ky, w->stride_h));

@@ -52,8 +52,8 @@ static void param_grads(void *args)
     tcl_split(a->coeff->dim, &start, &stop);
     for (int i = start; i < stop; i++) {
         int const co = i / kernel / num_in, ci = i / kernel % num_in;
-        a->coeff->diff[i] = tcl_window_wg(&w, a->input->data + ci * in_plane, a->output->diff + co * out_plane,
-                                          i % kernel / w.kw, i % w.kw);
+        a->coeff->diff[i] = tcl_window_wg(&w, a->input->data + ci * in_plane,
+                                          a->output->diff + co * out_plane, i % kernel / w.kw, i % w.kw);
     }
     if (!a->USE_BIASES)
         return;

@@ -1,7 +1,8 @@
 /* Cross entropy of one sample, accurate also where the prediction is nearly certain.
 
-   With m the largest logit, e[i] = exp(z[i] - z[m]) and rest = sum of e[i] but for i = m, the softmax's denominator is
-   1 + rest. Neither "log(1 + rest)" nor "probability - 1" is computed as such: both would lose a small rest. */
+   With m the largest logit, e[i] = exp(z[i] - z[m]) and rest = sum of e[i] but for i = m, the softmax's
+   denominator is 1 + rest. Neither "log(1 + rest)" nor "probability - 1" is computed as such: both would lose
+   a small rest. */
 
 #include <math.h>
 
