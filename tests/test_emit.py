@@ -18,8 +18,9 @@ from tinyclf.deploy import Job, emit_project, execute, make_program, write_proje
 from tinyclf.emit import c_identifiers, emit, float_literal
 from tinyclf.errors import BadInput, DoesNotFit, ToolFailed
 from tinyclf.ir import Role
-from tinyclf.models import Variant, build_model, fold_batchnorm, freeze
+from tinyclf.models import build_model, fold_batchnorm, freeze
 from tinyclf.targets import Target, find_target, find_targets, read_results
+from tinyclf.variants import Variant
 
 
 def _job(variant: Variant, *, size: int = 32, num_samples: int = 2, num_steps: int = 2) -> Job:
@@ -45,7 +46,7 @@ import torch
 torch.set_num_threads(1)
 from test_emit import _job
 from tinyclf.deploy import emit_project
-from tinyclf.models import Variant
+from tinyclf.variants import Variant
 from tinyclf.targets import find_target
 out = Path(sys.argv[3])
 emit_project(_job(Variant("FT", 2)), find_target("qemu"), out)
@@ -117,7 +118,8 @@ def test_identifiers_are_unique() -> None:
 
 def test_a_net_that_is_too_large_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(
-        DoesNotFit, match=r"training needs [\d,]+ bytes .* target pulp has 1,605,632: try fewer --samples"
+        DoesNotFit,
+        match=r"training needs [\d,]+ bytes .* target pulp has 1,605,632: try fewer --samples, a smaller --k",
     ):
         emit_project(_job(Variant("full"), size=128), find_target("pulp"), tmp_path / "project")
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,8 @@ from torch import nn
 from tinyclf.errors import BadInput, Unsupported
 from tinyclf.ir import Call, Graph, Phase, Role, Tensor, check
 from tinyclf.lower import training_graph
-from tinyclf.models import Variant, build_model, fold_batchnorm, freeze
+from tinyclf.models import build_model, fold_batchnorm, freeze
+from tinyclf.variants import Variant
 
 
 def _graph(variant: Variant) -> Graph:

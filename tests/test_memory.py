@@ -11,7 +11,8 @@ import torch
 from tinyclf.ir import Call, Graph, Node, Phase, Role, Tensor
 from tinyclf.lower import training_graph
 from tinyclf.memory import ALIGNMENT, check_plan, lifetimes, max_live, plan_memory, report
-from tinyclf.models import Variant, blocks, build_model, fold_batchnorm, freeze, num_parameters
+from tinyclf.models import blocks, build_model, fold_batchnorm, freeze, num_parameters
+from tinyclf.variants import Variant
 
 
 def _graph(arch: str = "mobilenet_wd4", *, variant: Variant, size: int = 128, num_classes: int = 2) -> Graph:

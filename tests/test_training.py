@@ -15,8 +15,9 @@ from torch import nn
 from tinyclf import golden
 from tinyclf.deploy import Job, Report, emit_project, execute
 from tinyclf.golden import compare, relative_error
-from tinyclf.models import Variant, build_model, calibrate_batchnorm, fold_batchnorm, freeze
+from tinyclf.models import build_model, calibrate_batchnorm, fold_batchnorm, freeze
 from tinyclf.targets import Target, find_target
+from tinyclf.variants import Variant
 
 SEED = 7
 
@@ -188,6 +189,7 @@ def test_comparison_fails_on_every_kind_of_difference() -> None:
         assert relative_error(wrong, expected) == float("inf")
     assert relative_error(np.zeros(3), np.zeros(3)) == 0.0
     assert relative_error(np.array([0, 1e-9, 0]), np.zeros(3)) == float("inf")
+    assert relative_error(np.array([1e-5]), np.array([2e-5]), least_scale=1.0) == pytest.approx(1e-5)
     missing, good = compare({"a": expected}, {"b": expected, "a": expected}, tolerance=1e-4)
     assert not missing.passed
     assert good.passed

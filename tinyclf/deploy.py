@@ -17,11 +17,13 @@ from torch import nn
 from tinyclf import golden, targets
 from tinyclf.emit import Program, emit, relus_with_gradient, traced_tensors
 from tinyclf.errors import BadInput, DoesNotFit
+from tinyclf.files import write_text
 from tinyclf.lower import training_graph
 from tinyclf.memory import MemoryReport, plan_memory, report
 from tinyclf.targets import Target
 
 TOLERANCE = 1e-4  # of every gradient, updated weight, logit and loss: float32 against double over ten steps
+LOGIT_SCALE = 1.0  # softmax sees absolute differences of logits: an error counts relative to at least this
 CODE_ALLOWANCE = 96 * 1024  # bytes kept free for code, constants and stacks when samples are counted in
 
 
@@ -115,10 +117,11 @@ def require_fit(program: Program, target: Target) -> None:
     data = program.samples.nbytes
     needed = memory.total + data + CODE_ALLOWANCE
     if needed > target.memory_bytes:
+        fewer = "fewer --samples, " if len(program.samples) > 1 else ""
         raise DoesNotFit(
             f"training needs {needed:,} bytes (parameters and arena {memory.total:,}, samples {data:,}, code "
-            f"{CODE_ALLOWANCE:,}), target {target.name} has {target.memory_bytes:,}: try fewer --samples, a smaller "
-            "--k or a smaller --size"
+            f"{CODE_ALLOWANCE:,}), target {target.name} has {target.memory_bytes:,}: try {fewer}a smaller --k, a "
+            "smaller --size or a narrower --arch"
         )
 
 
@@ -186,7 +189,9 @@ def execute(job: Job, program: Program, target: Target, project: Path, *variable
     comparisons = [
         comparison
         for step, values in enumerate(trajectory.steps)
-        for comparison in golden.compare(results.steps[step], values, tolerance=TOLERANCE, step=step)
+        for comparison in golden.compare(
+            results.steps[step], values, tolerance=TOLERANCE, step=step, least_scales={names[0]: LOGIT_SCALE}
+        )
     ]
     losses = [
         (float(a[names[1]][0]), float(b[names[1]][0])) for a, b in zip(results.steps, trajectory.steps, strict=True)
@@ -200,5 +205,5 @@ def execute(job: Job, program: Program, target: Target, project: Path, *variable
         cycles=results.cycles if target.counts_cycles else None,
         num_ties=trajectory.num_ties,
     )
-    (project / "report.json").write_text(json.dumps(outcome.to_dict(), indent=1) + "\n")
+    write_text(project / "report.json", json.dumps(outcome.to_dict(), indent=1) + "\n")
     return outcome

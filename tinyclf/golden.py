@@ -111,7 +111,7 @@ def training_steps(
 
 @dataclass(frozen=True)
 class Comparison:
-    """One array against its reference: `error` is max|actual - expected| / max|expected|."""
+    """One array against its reference; `error` is that of `relative_error`."""
 
     name: str
     step: int
@@ -124,21 +124,40 @@ class Comparison:
         return self.error <= self.tolerance
 
 
-def relative_error(actual: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Return max|actual - expected| / max|expected|; infinite for a NaN, another shape, or a wrong zero."""
+def relative_error(actual: NDArray[Any], expected: NDArray[Any], *, least_scale: float = 0.0) -> float:
+    """Return max|actual - expected| / max(max|expected|, least_scale).
+
+    Infinite for a NaN, another shape, or a difference from nothing but zeros.
+    """
     if actual.shape != expected.shape or not np.isfinite(actual).all():
         return float("inf")
     difference = float(np.max(np.abs(actual.astype(np.float64) - expected), initial=0.0))
-    scale = float(np.max(np.abs(expected), initial=0.0))
+    scale = max(float(np.max(np.abs(expected), initial=0.0)), least_scale)
     if scale == 0.0:
         return 0.0 if difference == 0.0 else float("inf")
     return difference / scale
 
 
-def compare(actual: Arrays, expected: Arrays, *, tolerance: float, step: int = 0) -> list[Comparison]:
-    """Compare every array of `expected` with the one of the same name; a missing one has an infinite error."""
+def compare(
+    actual: Arrays,
+    expected: Arrays,
+    *,
+    tolerance: float,
+    step: int = 0,
+    least_scales: Mapping[str, float] | None = None,
+) -> list[Comparison]:
+    """Compare every array of `expected` with the one of the same name; a missing one has an infinite error.
+
+    `least_scales`, by name: what the error is relative to where the expected values are smaller.
+    """
     nothing = np.full((0,), np.nan)
+    scales = least_scales or {}
     return [
-        Comparison(name, step, relative_error(actual.get(name, nothing), value), tolerance)
+        Comparison(
+            name,
+            step,
+            relative_error(actual.get(name, nothing), value, least_scale=scales.get(name, 0.0)),
+            tolerance,
+        )
         for name, value in expected.items()
     ]

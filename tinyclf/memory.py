@@ -11,8 +11,11 @@ import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tinyclf.errors import BadInput
+from tinyclf.files import write_whole
 from tinyclf.ir import Graph, Phase, Role, Tensor
 
 if TYPE_CHECKING:
@@ -323,3 +326,16 @@ def plot_lifetimes(graph: Graph, plan: MemoryPlan, *, title: str) -> Figure:
     boxes = [Patch(color=colours[role], label=role.value) for role in used]
     figure.legend(handles=[*boxes, *lines], loc="outside right upper")
     return figure
+
+
+def write_plot(path: Path, graph: Graph, plan: MemoryPlan, *, title: str) -> None:
+    """Write the picture of `plot_lifetimes` to `path`, whole or not at all; its ending says the format.
+
+    Raises:
+        BadInput: the ending is not that of a picture.
+    """
+    figure = plot_lifetimes(graph, plan, title=title)
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix[1:] not in known:
+        raise BadInput(f"{path}: unknown kind of picture: end its name in one of {', '.join(sorted(known))}")
+    write_whole(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:], dpi=120))

@@ -1,11 +1,10 @@
-"""Variants (what is trained) and architectures (which net), as torch modules; folding of BatchNorm."""
+"""Architectures (which net) as torch modules, frozen as a variant says; folding of BatchNorm; weights files."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tinyclf.errors import BadInput, Unsupported
+from tinyclf.variants import Variant
 
 # pytorchcv name -> what it is. Its pretrained weights carry the same name.
 ARCHITECTURES = {
@@ -27,44 +27,6 @@ ARCHITECTURES = {
     "fdmobilenet_wd2": "FD-MobileNet, width 0.5",
     "fdmobilenet_wd4": "FD-MobileNet, width 0.25",
 }
-
-# variant -> (does it start from trained weights, what is trained)
-VARIANTS = {
-    "scratch": (False, "everything, from random weights"),
-    "full": (True, "everything, from trained weights"),
-    "LP": (True, "the linear layer (linear probe)"),
-    "FD": (True, "the linear layer of an FD-MobileNet"),
-    "FT": (True, "the last K depthwise-separable blocks and the linear layer"),
-}
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What is trained: a name of `VARIANTS`, and for FT the number of blocks `k`."""
-
-    name: str
-    k: int = 2
-
-    def __post_init__(self) -> None:
-        if self.name not in VARIANTS:
-            raise BadInput(f"unknown variant '{self.name}': choose one of {', '.join(VARIANTS)}")
-        if self.k < 0:
-            raise BadInput(f"k is {self.k}: the number of unfrozen blocks cannot be negative")
-
-    @property
-    def label(self) -> str:
-        """Return the name as tables show it, for instance "FT K=2"."""
-        return f"FT K={self.k}" if self.name == "FT" else self.name
-
-    @property
-    def needs_weights(self) -> bool:
-        """Tell whether training starts from trained weights."""
-        return VARIANTS[self.name][0]
-
-    @property
-    def default_arch(self) -> str:
-        """Return the architecture that is built when the user names none."""
-        return "fdmobilenet_wd4" if self.name == "FD" else "mobilenet_wd4"
 
 
 def build_model(arch: str, *, num_classes: int, size: int, seed: int = 0) -> nn.Module:
@@ -189,7 +151,7 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or ["it is empty"])[0]
         raise BadInput(f"{path}: not a readable weights file ({type(error).__name__}: {reason[:120]})") from error
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise BadInput(f"{path}: holds no state dict (a table of name and tensor)")
