@@ -35,6 +35,7 @@ class Target:
     folder: Path
     description: str
     num_cores: int
+    most_cores: int
     counts_cycles: bool  # its clock is the chip's, so that figures mean something
     memory_bytes: int | None  # for code, parameters, arena and samples; None: as much as wanted
     shared: tuple[str, ...]  # files of deployers/ that the port is built with
@@ -71,6 +72,7 @@ def find_targets() -> dict[str, Target]:
             folder=file.parent,
             description=table["description"],
             num_cores=table["num_cores"],
+            most_cores=table["most_cores"],
             counts_cycles=table["cycles"],
             memory_bytes=table.get("memory_bytes"),
             shared=tuple(table.get("shared", ())),
@@ -117,6 +119,12 @@ def _make(project: Path, *arguments: str, timeout: int) -> str:
         last = (done.stdout + done.stderr).strip().splitlines()[-12:]
         raise ToolFailed(f"'{' '.join(command)}' failed in {project}:\n  " + "\n  ".join(last))
     return done.stdout
+
+
+def require_cores(target: Target, num_cores: int | None) -> None:
+    """Raise BadInput if `target` does not have `num_cores` cores (None: its default, which it has)."""
+    if num_cores is not None and not 1 <= num_cores <= target.most_cores:
+        raise BadInput(f"--cores {num_cores}: target {target.name} runs on 1 to {target.most_cores} cores")
 
 
 def require_tools(target: Target) -> None:

@@ -1,0 +1,5 @@
+"""`python -m tinyclf` is the command line."""
+
+from tinyclf.cli import main
+
+main()

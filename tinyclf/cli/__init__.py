@@ -1,0 +1,9 @@
+"""The command line: parse, call one function, print; the only package that prints or exits.
+
+Imports of torch, numpy and the rest of the package stay inside the commands, so that help is there at once.
+"""
+
+from tinyclf.cli import device, workstation
+from tinyclf.cli.program import main
+
+__all__ = ["device", "main", "workstation"]

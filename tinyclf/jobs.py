@@ -1,0 +1,178 @@
+"""Where the two halves meet: a run, or an architecture with random weights, becomes a job for the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tinyclf.data import normalise, open_dataset
+from tinyclf.data.batches import epoch_order
+from tinyclf.deploy import Job, num_fitting_samples
+from tinyclf.errors import BadInput
+from tinyclf.ir import Graph
+from tinyclf.lower import training_graph
+from tinyclf.memory import MemoryPlan, MemoryReport, plan_memory, report
+from tinyclf.models import build_model, calibrate_batchnorm, fold_batchnorm, freeze, num_parameters
+from tinyclf.runs import load_run
+from tinyclf.targets import Target
+from tinyclf.variants import Variant
+
+DEFAULT_SAMPLES = 4
+NUM_CALIBRATION_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks to deploy. None: the default, which with `from_run` is the run's own.
+
+    Without `from_run` the weights, samples and labels are random, from `seed`; `size` is in pixels.
+    """
+
+    target: Target
+    variant: Variant | None
+    arch: str | None
+    size: int | None
+    num_classes: int | None
+    from_run: Path | None
+    data: Path | None
+    num_steps: int
+    num_samples: int | None
+    learning_rate: float
+    weight_decay: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one training step of a net needs: its graph, where everything lies, and the sums.
+
+    `num_parameters` are PyTorch's, with BatchNorm; `num_folded` are those that are deployed.
+    """
+
+    arch: str
+    graph: Graph
+    plan: MemoryPlan
+    report: MemoryReport
+    num_parameters: int
+    num_folded: int
+
+
+def memory_of(variant: Variant, *, arch: str | None, size: int, num_classes: int) -> Need:
+    """Plan the memory of a training step of `arch` (None: the variant's default); no data or training is needed."""
+    arch = arch or variant.default_arch
+    model = build_model(arch, num_classes=num_classes, size=size)
+    freeze(model, variant)
+    folded = fold_batchnorm(model)
+    graph = training_graph(folded, input_shape=(3, size, size), learning_rate=0.01)
+    plan = plan_memory(graph)
+    return Need(arch, graph, plan, report(graph, plan), num_parameters(model), num_parameters(folded))
+
+
+def default_project(request: Request) -> Path:
+    """Return the folder that a project is written to when the user names none."""
+    what = (
+        request.from_run.name if request.from_run else request.arch or (request.variant or Variant("LP")).default_arch
+    )
+    variant = "" if request.variant is None else "-" + request.variant.label.replace(" ", "-").replace("=", "")
+    return Path("deployed") / f"{request.target.name}-{what}{variant}"
+
+
+def make_job(request: Request) -> Job:
+    """Build the model, fold its BatchNorm, and take the samples.
+
+    Raises:
+        BadInput: options that do not go together, or a run or dataset that cannot be read.
+    """
+    _check(request)
+    if request.from_run:
+        model, images, labels, command = _from_run(request, request.from_run)
+    else:
+        model, images, labels, command = _random(request)
+    folded = fold_batchnorm(model)
+    num_classes = folded.get_submodule("output").out_features
+    assert isinstance(num_classes, int)
+    num = _num_samples(request, folded, images)
+    return Job(
+        model=folded,
+        samples=images[:num],
+        labels=np.eye(num_classes, dtype=np.float32)[labels[:num]],
+        num_steps=request.num_steps,
+        learning_rate=request.learning_rate,
+        weight_decay=request.weight_decay,
+        command=f"{command} --steps {request.num_steps} --samples {num} --lr {request.learning_rate:g} "
+        f"--weight-decay {request.weight_decay:g} --seed {request.seed}",
+    )
+
+
+def _check(request: Request) -> None:
+    if request.num_steps < 1 or (request.num_samples is not None and request.num_samples < 1):
+        raise BadInput("--steps and --samples must be at least 1")
+    if not request.learning_rate > 0 or not request.weight_decay >= 0:
+        raise BadInput("--lr must be above 0 and --weight-decay not below")
+    if request.from_run and (request.arch or request.size or request.num_classes):
+        raise BadInput("--from RUN already says architecture, size and classes: leave out --arch, --size and --classes")
+    if request.data and not request.from_run:
+        raise BadInput("--data needs --from RUN: a net with random weights is deployed on random samples")
+
+
+def _from_run(request: Request, run: Path) -> tuple[nn.Module, NDArray[np.float32], NDArray[np.int64], str]:
+    """Return the run's model and the first samples of its training split, shuffled by the seed."""
+    model, config = load_run(run)
+    variant = request.variant or config.variant
+    freeze(model, variant)
+    dataset = open_dataset(request.data or config.data)
+    if dataset.classes != config.classes or dataset.size != config.size:
+        raise BadInput(
+            f"{dataset.path}: {len(dataset.classes)} classes at {dataset.size} pixels do not fit the run "
+            f"{run}, which has {config.num_classes} at {config.size}"
+        )
+    split = dataset.split("train")
+    order = epoch_order(len(split), seed=request.seed, epoch=0)[: _most_samples(request)]
+    images = normalise(split.gather(order)).contiguous().numpy()
+    command = f"tinyclf deploy --target {request.target.name} --from {run.name} {_variant_options(variant)}"
+    return model, images, split.labels[order], command
+
+
+def _random(request: Request) -> tuple[nn.Module, NDArray[np.float32], NDArray[np.int64], str]:
+    """Return a net with random weights whose activations are in a natural range, random images and labels."""
+    variant = request.variant or Variant("LP")
+    arch, size, num_classes = request.arch or variant.default_arch, request.size or 128, request.num_classes or 2
+    model = build_model(arch, num_classes=num_classes, size=size, seed=request.seed)
+    freeze(model, variant)
+    rng = np.random.default_rng(request.seed)
+    calibrate_batchnorm(model, torch.from_numpy(_random_images(rng, NUM_CALIBRATION_IMAGES, size)))
+    images = _random_images(rng, _most_samples(request), size)
+    labels = rng.integers(0, num_classes, len(images))
+    command = (
+        f"tinyclf deploy --target {request.target.name} {_variant_options(variant)} --arch {arch} --size {size} "
+        f"--classes {num_classes}"
+    )
+    return model, images, labels, command
+
+
+def _random_images(rng: np.random.Generator, num: int, size: int) -> NDArray[np.float32]:
+    return rng.standard_normal((num, 3, size, size)).astype(np.float32)
+
+
+def _variant_options(variant: Variant) -> str:
+    return f"--variant {variant.name}" + (f" --k {variant.k}" if variant.name == "FT" else "")
+
+
+def _most_samples(request: Request) -> int:
+    return request.num_samples or min(request.num_steps, DEFAULT_SAMPLES)
+
+
+def _num_samples(request: Request, model: nn.Module, images: NDArray[np.float32]) -> int:
+    """Return how many of `images` to link in: as asked for, else as many as fit the target."""
+    if request.num_samples:
+        return len(images)
+    _, channels, height, width = images.shape
+    graph = training_graph(model, input_shape=(channels, height, width), learning_rate=request.learning_rate)
+    memory = report(graph, plan_memory(graph))
+    fitting = num_fitting_samples(memory, images[0].nbytes, request.target)
+    return len(images) if fitting is None else min(len(images), max(fitting, 1))  # that one fits is checked later
