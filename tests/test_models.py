@@ -11,8 +11,6 @@ from torch import nn
 from tinyclf.errors import BadInput, Unsupported
 from tinyclf.models import (
     ARCHITECTURES,
-    VARIANTS,
-    Variant,
     blocks,
     build_model,
     calibrate_batchnorm,
@@ -24,6 +22,7 @@ from tinyclf.models import (
     num_parameters,
     set_train_mode,
 )
+from tinyclf.variants import VARIANTS, Variant
 
 IMAGENET = Path(__file__).parent.parent.parent / "shared" / "weights" / "mobilenet_wd4_imagenet_128.safetensors"
 

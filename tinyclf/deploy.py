@@ -173,7 +173,8 @@ def execute(job: Job, program: Program, target: Target, project: Path, *variable
     """
     targets.build(project, target, *variables)
     results = targets.run(project, *variables)
-    names = (program.graph.outputs[0], program.graph.outputs[1])
+    public = dict(zip(program.graph.outputs, (golden.LOGITS, golden.LOSS), strict=True))
+    device_steps = [{public.get(name, name): value for name, value in step.items()} for step in results.steps]
     trajectory = golden.training_steps(
         job.model,
         job.samples,
@@ -181,27 +182,24 @@ def execute(job: Job, program: Program, target: Target, project: Path, *variable
         num_steps=job.num_steps,
         learning_rate=job.learning_rate,
         weight_decay=job.weight_decay,
-        output_names=names,
         relu_names=relus_with_gradient(program.graph),
-        device_steps=results.steps,
+        device_steps=device_steps,
         tie=TOLERANCE,
     )
+    pairs = list(zip(device_steps, trajectory.steps, strict=True))
     comparisons = [
         comparison
-        for step, values in enumerate(trajectory.steps)
+        for step, (actual, expected) in enumerate(pairs)
         for comparison in golden.compare(
-            results.steps[step], values, tolerance=TOLERANCE, step=step, least_scales={names[0]: LOGIT_SCALE}
+            actual, expected, tolerance=TOLERANCE, step=step, least_scales={golden.LOGITS: LOGIT_SCALE}
         )
-    ]
-    losses = [
-        (float(a[names[1]][0]), float(b[names[1]][0])) for a, b in zip(results.steps, trajectory.steps, strict=True)
     ]
     cores = next((int(v.split("=")[1]) for v in variables if v.startswith("NUM_CORES=")), target.num_cores)
     outcome = Report(
         target=target.name,
         num_cores=cores,
         comparisons=tuple(comparisons),
-        losses=tuple(losses),
+        losses=tuple((float(a[golden.LOSS][0]), float(e[golden.LOSS][0])) for a, e in pairs),
         cycles=results.cycles if target.counts_cycles else None,
         num_ties=trajectory.num_ties,
     )

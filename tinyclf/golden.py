@@ -15,6 +15,8 @@ from torch.nn import functional
 
 Arrays = Mapping[str, NDArray[Any]]
 
+LOGITS, LOSS = "logits", "loss"  # the names of a step's outputs
+
 
 class _ReLU(nn.Module):
     """ReLU that takes the device's side at the kink.
@@ -58,7 +60,6 @@ def training_steps(
     num_steps: int,
     learning_rate: float,
     weight_decay: float,
-    output_names: tuple[str, str],
     relu_names: Mapping[str, str] | None = None,
     device_steps: Sequence[Arrays] = (),
     tie: float = 0.0,
@@ -72,13 +73,12 @@ def training_steps(
         num_steps: SGD steps with cross entropy.
         learning_rate: of SGD.
         weight_decay: of SGD.
-        output_names: the names to give logits and loss.
         relu_names: for ReLU modules that gradients pass, the name to give the output.
         device_steps: what the device reported, by those names; ties at a ReLU's kink are resolved as it did.
         tie: how near to zero, relative to the layer's largest input, a ReLU's input may be to count as a tie.
 
     Returns:
-        for each step the logits, the loss (1), the outputs of `relu_names`, each trained parameter's gradient as
+        for each step the "logits", the "loss" (1), the outputs of `relu_names`, each trained parameter's gradient as
         "<parameter>.grad" and its value after the update. The device shares the golden trajectory's weights only at
         the start. Double precision makes a difference the device's rounding, not this function's.
     """
@@ -98,7 +98,7 @@ def training_steps(
         loss = functional.cross_entropy(logits, torch.from_numpy(labels[i : i + 1]).double())
         optimizer.zero_grad()
         torch.autograd.backward(loss)
-        values = {output_names[0]: logits[0].detach().numpy(), output_names[1]: loss.detach().numpy().reshape(1)}
+        values = {LOGITS: logits[0].detach().numpy(), LOSS: loss.detach().numpy().reshape(1)}
         values |= {name: relus[relu].result.numpy() for relu, name in (relu_names or {}).items()}
         for name, parameter in trained.items():
             assert parameter.grad is not None

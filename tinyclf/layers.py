@@ -48,8 +48,8 @@ class Layer:
         """Tell whether this class lowers `module`."""
         return isinstance(module, cls.torch_type)
 
-    @staticmethod
-    def lower(name: str, module: nn.Module, x: Tensor) -> Lowered:
+    @classmethod
+    def lower(cls, name: str, module: nn.Module, x: Tensor) -> Lowered:
         """Lower `module`, called `name`, with the input `x`."""
         raise NotImplementedError
 
@@ -75,14 +75,22 @@ def _pair(size: int | tuple[int, ...]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _window_shape(conv: nn.Conv2d, x: Tensor) -> tuple[int, int, int]:
-    """Return the output shape (C, H, W): floor((size + 2 padding - kernel) / stride) + 1."""
-    assert not isinstance(conv.padding, str)
+def _output_shape(module: nn.Module, x: Tensor) -> tuple[int, ...]:
+    """Return the output shape of a layer with a weight.
+
+    A convolution gives (C, H, W) with floor((size + 2 padding - kernel) / stride) + 1 in each direction.
+    """
+    if isinstance(module, nn.Linear):
+        return (module.out_features,)
+    assert isinstance(module, nn.Conv2d)
+    assert not isinstance(module.padding, str)
     height, width = (
         (size + 2 * pad - kernel) // stride + 1
-        for size, pad, kernel, stride in zip(x.shape[1:], conv.padding, conv.kernel_size, conv.stride, strict=True)
+        for size, pad, kernel, stride in zip(
+            x.shape[1:], module.padding, module.kernel_size, module.stride, strict=True
+        )
     )
-    return conv.out_channels, height, width
+    return module.out_channels, height, width
 
 
 def _window_fields(conv: nn.Conv2d) -> tuple[tuple[str, Field], ...]:
@@ -108,10 +116,72 @@ def _is_plain_conv(module: nn.Module) -> bool:
     )
 
 
-class Pointwise(Layer):
+class _Weighted(Layer):
+    """A layer with a weight and perhaps a bias: one struct with input, coeff and output, one kernel a direction."""
+
+    struct: ClassVar[str]
+    forward: ClassVar[str]
+    input_grads: ClassVar[str]
+    param_grads: ClassVar[str]
+    has_window: ClassVar[bool] = False  # the struct has fields for stride and padding
+    bias_flag: ClassVar[str | None] = None  # the struct's field that turns its bias on; None: it has no bias
+
+    @classmethod
+    def lower(cls, name: str, module: nn.Module, x: Tensor) -> Lowered:
+        """Lower to one node, and a second for a bias that the struct has no field for."""
+        y = _output(name, _output_shape(module, x))
+        weight, *bias = _parameters(name, module)
+        fields: list[tuple[str, Field]] = [
+            ("input", BlobOf(x.name)),
+            ("coeff", BlobOf(weight.name)),
+            ("output", BlobOf(y.name)),
+        ]
+        if isinstance(module, nn.Conv2d) and cls.has_window:
+            fields += _window_fields(module)
+        own = [weight]
+        if bias and cls.bias_flag:
+            fields += [("bias", BlobOf(bias[0].name)), (cls.bias_flag, 1)]
+            own += bias
+        names = tuple(p.name for p in own)
+        x_grad, y_grad = gradient_name(x.name), gradient_name(y.name)
+        grads = tuple(gradient_name(p) for p in names)
+        lowered = Lowered(
+            name=name,
+            input=x,
+            output=y,
+            parameters=tuple(own),
+            nodes=(Node(name, cls.struct, tuple(fields)),),
+            forward=(Call(cls.forward, name, Phase.FORWARD, (x.name, *names), (y.name,)),),
+            backward_input=(Call(cls.input_grads, name, Phase.BACKWARD, (y_grad, weight.name), (x_grad,)),),
+            backward_parameters=(Call(cls.param_grads, name, Phase.BACKWARD, (y_grad, x.name), grads),),
+        )
+        return lowered if len(own) == 1 + len(bias) else _with_bias(lowered, bias[0])
+
+
+def _with_bias(lowered: Lowered, bias: Tensor) -> Lowered:
+    """Add the node and the calls of a bias that the layer's own struct has no field for."""
+    name, y = f"{lowered.name}.bias", lowered.output.name
+    node = Node(name, "tcl_bias_args", (("bias", BlobOf(bias.name)), ("output", BlobOf(y))))
+    add = Call("tcl_bias_fp32_fw_cl", name, Phase.FORWARD, (y, bias.name), (y,))
+    grads = (gradient_name(y),), (gradient_name(bias.name),)
+    grad = Call("tcl_bias_fp32_bw_param_grads_cl", name, Phase.BACKWARD, *grads)
+    return replace(
+        lowered,
+        parameters=(*lowered.parameters, bias),
+        nodes=(*lowered.nodes, node),
+        forward=(*lowered.forward, add),
+        backward_parameters=(*lowered.backward_parameters, grad),
+    )
+
+
+class Pointwise(_Weighted):
     """Convolution with a 1x1 kernel, stride 1, no padding; the bias is a second node."""
 
     torch_type = nn.Conv2d
+    struct = "PointWise_Conv_args"
+    forward = "pulp_conv_pw_fp32_fw_cl"
+    input_grads = "pulp_conv_pw_fp32_bw_input_grads_cl"
+    param_grads = "pulp_conv_pw_fp32_bw_param_grads_cl"
 
     @classmethod
     def accepts(cls, module: nn.Module) -> bool:
@@ -124,28 +194,6 @@ class Pointwise(Layer):
         )
 
     @staticmethod
-    def lower(name: str, module: nn.Module, x: Tensor) -> Lowered:
-        """Lower to PointWise_Conv_args and tcl_bias_args."""
-        assert isinstance(module, nn.Conv2d)
-        y = _output(name, (module.out_channels, *x.shape[1:]))
-        weight, *bias = _parameters(name, module)
-        node = Node(
-            name,
-            "PointWise_Conv_args",
-            (("input", BlobOf(x.name)), ("coeff", BlobOf(weight.name)), ("output", BlobOf(y.name))),
-        )
-        lowered = _weighted(
-            node,
-            x,
-            y,
-            (weight,),
-            forward="pulp_conv_pw_fp32_fw_cl",
-            input_grads="pulp_conv_pw_fp32_bw_input_grads_cl",
-            param_grads="pulp_conv_pw_fp32_bw_param_grads_cl",
-        )
-        return _with_bias(lowered, bias)
-
-    @staticmethod
     def cases() -> Iterator[Case]:
         """Yield cases."""
         yield Case("pw 5->5 7x9", nn.Conv2d(5, 5, 1), (5, 7, 9))
@@ -155,10 +203,15 @@ class Pointwise(Layer):
         yield Case("pw 1->1 2x2", nn.Conv2d(1, 1, 1), (1, 2, 2))
 
 
-class Depthwise(Layer):
+class Depthwise(_Weighted):
     """Convolution with one filter a channel; the bias is a second node."""
 
     torch_type = nn.Conv2d
+    struct = "DepthWise_Conv_args"
+    forward = "pulp_conv_dw_fp32_fw_cl"
+    input_grads = "pulp_conv_dw_fp32_bw_input_grads_cl"
+    param_grads = "pulp_conv_dw_fp32_bw_param_grads_cl"
+    has_window = True
 
     @classmethod
     def accepts(cls, module: nn.Module) -> bool:
@@ -169,33 +222,6 @@ class Depthwise(Layer):
             and module.groups == module.in_channels == module.out_channels
             and module.groups > 1
         )
-
-    @staticmethod
-    def lower(name: str, module: nn.Module, x: Tensor) -> Lowered:
-        """Lower to DepthWise_Conv_args and tcl_bias_args."""
-        assert isinstance(module, nn.Conv2d)
-        y = _output(name, _window_shape(module, x))
-        weight, *bias = _parameters(name, module)
-        node = Node(
-            name,
-            "DepthWise_Conv_args",
-            (
-                ("input", BlobOf(x.name)),
-                ("coeff", BlobOf(weight.name)),
-                ("output", BlobOf(y.name)),
-                *_window_fields(module),
-            ),
-        )
-        lowered = _weighted(
-            node,
-            x,
-            y,
-            (weight,),
-            forward="pulp_conv_dw_fp32_fw_cl",
-            input_grads="pulp_conv_dw_fp32_bw_input_grads_cl",
-            param_grads="pulp_conv_dw_fp32_bw_param_grads_cl",
-        )
-        return _with_bias(lowered, bias)
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -209,44 +235,21 @@ class Depthwise(Layer):
         yield Case("dw 2 11x5 5x5 s1x2 p2x1", nn.Conv2d(2, 2, 5, (1, 2), (2, 1), groups=2), (2, 11, 5))
 
 
-class Conv2d(Layer):
+class Conv2d(_Weighted):
     """Full convolution."""
 
     torch_type = nn.Conv2d
+    struct = "Conv2D_args"
+    forward = "pulp_conv2d_fp32_fw_cl"
+    input_grads = "pulp_conv2d_fp32_bw_input_grads_cl"
+    param_grads = "pulp_conv2d_fp32_bw_param_grads_cl"
+    has_window = True
+    bias_flag = "USE_BIASES"
 
     @classmethod
     def accepts(cls, module: nn.Module) -> bool:
         """Tell whether `module` is a convolution in one group."""
         return isinstance(module, nn.Conv2d) and _is_plain_conv(module) and module.groups == 1
-
-    @staticmethod
-    def lower(name: str, module: nn.Module, x: Tensor) -> Lowered:
-        """Lower to Conv2D_args, whose bias the kernels handle."""
-        assert isinstance(module, nn.Conv2d)
-        y = _output(name, _window_shape(module, x))
-        parameters = _parameters(name, module)
-        weight, *bias = parameters
-        bias_fields: tuple[tuple[str, Field], ...] = (("bias", BlobOf(bias[0].name)), ("USE_BIASES", 1)) if bias else ()
-        node = Node(
-            name,
-            "Conv2D_args",
-            (
-                ("input", BlobOf(x.name)),
-                ("coeff", BlobOf(weight.name)),
-                ("output", BlobOf(y.name)),
-                *_window_fields(module),
-                *bias_fields,
-            ),
-        )
-        return _weighted(
-            node,
-            x,
-            y,
-            parameters,
-            forward="pulp_conv2d_fp32_fw_cl",
-            input_grads="pulp_conv2d_fp32_bw_input_grads_cl",
-            param_grads="pulp_conv2d_fp32_bw_param_grads_cl",
-        )
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -259,33 +262,15 @@ class Conv2d(Layer):
         yield Case("conv 3->6 7x7 1x1 s2", nn.Conv2d(3, 6, 1, stride=2), (3, 7, 7))
 
 
-class Linear(Layer):
+class Linear(_Weighted):
     """Fully connected layer; its input is any tensor, flattened."""
 
     torch_type = nn.Linear
-
-    @staticmethod
-    def lower(name: str, module: nn.Module, x: Tensor) -> Lowered:
-        """Lower to Linear_args, whose bias the kernels handle."""
-        assert isinstance(module, nn.Linear)
-        y = _output(name, (module.out_features,))
-        parameters = _parameters(name, module)
-        weight, *bias = parameters
-        bias_fields: tuple[tuple[str, Field], ...] = (("bias", BlobOf(bias[0].name)), ("use_biases", 1)) if bias else ()
-        node = Node(
-            name,
-            "Linear_args",
-            (("input", BlobOf(x.name)), ("coeff", BlobOf(weight.name)), ("output", BlobOf(y.name)), *bias_fields),
-        )
-        return _weighted(
-            node,
-            x,
-            y,
-            parameters,
-            forward="pulp_linear_fp32_fw_cl",
-            input_grads="pulp_linear_fp32_bw_input_grads_cl",
-            param_grads="pulp_linear_fp32_bw_param_grads_cl",
-        )
+    struct = "Linear_args"
+    forward = "pulp_linear_fp32_fw_cl"
+    input_grads = "pulp_linear_fp32_bw_input_grads_cl"
+    param_grads = "pulp_linear_fp32_bw_param_grads_cl"
+    bias_flag = "use_biases"
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -300,8 +285,8 @@ class ReLU(Layer):
 
     torch_type = nn.ReLU
 
-    @staticmethod
-    def lower(name: str, module: nn.Module, x: Tensor) -> Lowered:
+    @classmethod
+    def lower(cls, name: str, module: nn.Module, x: Tensor) -> Lowered:
         """Lower to act_args with one blob as input and output."""
         node = Node(name, "act_args", (("input", BlobOf(x.name)), ("output", BlobOf(x.name))))
         grad = gradient_name(x.name)
@@ -339,8 +324,8 @@ class AvgPool(Layer):
             and module.divisor_override is None
         )
 
-    @staticmethod
-    def lower(name: str, module: nn.Module, x: Tensor) -> Lowered:
+    @classmethod
+    def lower(cls, name: str, module: nn.Module, x: Tensor) -> Lowered:
         """Lower to pool_args; the kernels are bodies that the caller forks."""
         channels, height, width = x.shape
         if isinstance(module, nn.AvgPool2d):
@@ -383,48 +368,3 @@ class AvgPool(Layer):
 
 # The first class that accepts a module lowers it.
 LAYERS: tuple[type[Layer], ...] = (Pointwise, Depthwise, Conv2d, Linear, ReLU, AvgPool)
-
-
-def _weighted(
-    node: Node,
-    x: Tensor,
-    y: Tensor,
-    parameters: tuple[Tensor, ...],
-    *,
-    forward: str,
-    input_grads: str,
-    param_grads: str,
-) -> Lowered:
-    """Lower a layer with a weight, the first of `parameters`, to one kernel in each direction."""
-    names = tuple(p.name for p in parameters)
-    x_grad, y_grad = gradient_name(x.name), gradient_name(y.name)
-    param_grad_names = tuple(gradient_name(p) for p in names)
-    return Lowered(
-        name=node.name,
-        input=x,
-        output=y,
-        parameters=parameters,
-        nodes=(node,),
-        forward=(Call(forward, node.name, Phase.FORWARD, (x.name, *names), (y.name,)),),
-        backward_input=(Call(input_grads, node.name, Phase.BACKWARD, (y_grad, names[0]), (x_grad,)),),
-        backward_parameters=(Call(param_grads, node.name, Phase.BACKWARD, (y_grad, x.name), param_grad_names),),
-    )
-
-
-def _with_bias(lowered: Lowered, biases: list[Tensor]) -> Lowered:
-    """Add the node and the calls of a bias, if there is one, that the layer's own struct has no field for."""
-    if not biases:
-        return lowered
-    (bias,) = biases
-    name, y = f"{lowered.name}.bias", lowered.output.name
-    node = Node(name, "tcl_bias_args", (("bias", BlobOf(bias.name)), ("output", BlobOf(y))))
-    add = Call("tcl_bias_fp32_fw_cl", name, Phase.FORWARD, (y, bias.name), (y,))
-    grads = (gradient_name(y),), (gradient_name(bias.name),)
-    grad = Call("tcl_bias_fp32_bw_param_grads_cl", name, Phase.BACKWARD, *grads)
-    return replace(
-        lowered,
-        parameters=(*lowered.parameters, bias),
-        nodes=(*lowered.nodes, node),
-        forward=(*lowered.forward, add),
-        backward_parameters=(*lowered.backward_parameters, grad),
-    )

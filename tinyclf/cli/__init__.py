@@ -3,7 +3,7 @@
 Imports of torch, numpy and the rest of the package stay inside the commands, so that help is there at once.
 """
 
-from tinyclf.cli import device, workstation
+from tinyclf.cli import demo, device, workstation
 from tinyclf.cli.program import main
 
-__all__ = ["device", "main", "workstation"]
+__all__ = ["demo", "device", "main", "workstation"]

@@ -1,0 +1,105 @@
+"""The import rule: which module of tinyclf may import which."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import tinyclf
+
+ROOT = Path(tinyclf.__file__).parent
+
+# Anyone may import these; they import nothing of tinyclf but each other.
+LEAVES = {"errors", "files", "resources", "variants"}
+
+ALLOWED = {
+    # workstation half
+    "models": set(),
+    "data": set(),
+    "runs": {"models"},
+    "evaluate": {"data", "runs"},
+    "train": {"data", "evaluate", "models", "runs"},
+    # device half
+    "ir": set(),
+    "layers": {"ir"},
+    "lower": {"ir", "layers"},
+    "memory": {"ir"},
+    "targets": set(),
+    "emit": {"ir", "memory", "targets"},
+    "golden": set(),
+    "deploy": {"emit", "golden", "lower", "memory", "targets"},
+    # where they meet
+    "jobs": {"data", "deploy", "ir", "lower", "memory", "models", "runs", "targets"},
+}
+
+
+def _modules() -> dict[str, list[Path]]:
+    """Return the files of each module; a package is one module."""
+    found: dict[str, list[Path]] = {}
+    for file in sorted(ROOT.rglob("*.py")):
+        found.setdefault(file.relative_to(ROOT).parts[0].removesuffix(".py"), []).append(file)
+    return found
+
+
+def _imports(file: Path) -> set[str]:
+    """Return the modules of tinyclf that a file imports for use at run time, inside functions too."""
+    tree = ast.parse(file.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    names = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("tinyclf.")}
+
+
+@pytest.mark.parametrize("module", [m for m in _modules() if m not in ("__init__", "__main__", "cli")])
+def test_modules_import_only_what_the_rule_allows(module: str) -> None:
+    imported = set().union(*(_imports(file) for file in _modules()[module])) - {module, "__version__"}
+    allowed = LEAVES if module in LEAVES else LEAVES | ALLOWED[module]
+    assert imported <= allowed, f"{module} imports {imported - allowed}"
+
+
+def test_every_module_is_in_the_rule_and_none_is_forgotten() -> None:
+    assert set(_modules()) - {"__init__", "__main__", "cli"} == LEAVES | set(ALLOWED)
+
+
+def test_nobody_imports_the_command_line() -> None:
+    for module, files in _modules().items():
+        if module not in ("cli", "__main__"):
+            assert "cli" not in set().union(*(_imports(file) for file in files)), module
+
+
+def test_ir_knows_no_torch() -> None:
+    for module in ("ir", "memory", "targets", "emit", *LEAVES):
+        text = "".join(file.read_text() for file in _modules()[module])
+        assert "import torch" not in text, module
+        assert "from torch" not in text, module
+
+
+def test_only_the_command_line_prints_or_exits() -> None:
+    for module, files in _modules().items():
+        for file in files:
+            calls = [n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call)]
+            names = {ast.unparse(call.func) for call in calls}
+            if module != "cli":
+                assert not names & {"print", "sys.exit", "exit", "click.echo"}, file
+
+
+def test_files_stay_small_and_open_with_a_sentence() -> None:
+    for files in _modules().values():
+        for file in files:
+            text = file.read_text()
+            assert len(text.splitlines()) <= 400, f"{file} has grown too long"
+            if text:
+                assert ast.get_docstring(ast.parse(text)), f"{file} does not say what it is for"
