@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def demo(out: Path) -> None:
     for line in verified:
         click.echo(f"  {line}")
     click.echo(f"\nDone in {time.monotonic() - start:.0f} s. What to do next:")
+    if shutil.which("tinyclf") is None:
+        click.echo(f"  . {Path(sys.prefix) / 'bin' / 'activate'}")
     click.echo(f"  less {out}/host/src/network.c   (the training step as emitted; make -C {out}/host run)")
     click.echo("  tinyclf memory --variant FT --k 2 --size 128 --plot memory.png")
     click.echo("  tinyclf deploy --target pulp --variant LP --size 64 --steps 1   (emits only; needs no tools)")
