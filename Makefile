@@ -43,7 +43,7 @@ setup-dev: $(VENV)/.dev
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo 'tinyclf needs Python 3.10 or newer; set PYTHON=...'; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(MAKE) --no-print-directory system
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(MAKE) --no-print-directory system APT_PACKAGES=python3-venv
 	@echo '--- making $(VENV)'
 	@$(PYTHON) -m venv $(VENV)
 	@version=$$(sed -n 's/^torch==//p' constraints.txt); \
