@@ -60,11 +60,11 @@ $(VENV)/.dev: $(VENV)/.runtime
 	@touch $@
 
 system:
-	@missing=$$(for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	@for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -z "$$missing" ]; then echo '--- system packages: all there'; \
 	elif [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -qy --no-install-recommends $$missing; \
 	elif command -v sudo >/dev/null; then sudo apt-get update -q && sudo apt-get install -qy --no-install-recommends $$missing; \
-	else echo "install as root: apt-get install $$missing"; exit 1; fi
+	else echo "install as root: apt-get install$$missing"; exit 1; fi
 
 # As root, install them; otherwise say which are missing and go on: tests that need them are skipped with the reason.
 system-if-root:

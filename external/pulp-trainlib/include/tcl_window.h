@@ -5,6 +5,9 @@
 #ifndef TCL_WINDOW_H
 #define TCL_WINDOW_H
 
+#include "port.h"
+#include "pulp_train_utils_fp32.h"
+
 /* Sizes of one input plane (H, W), kernel (kh, kw) and output plane (Ho, Wo). Padding at the bottom and the
    right follows from them. */
 struct tcl_window {
@@ -14,6 +17,28 @@ struct tcl_window {
     int stride_h, stride_w;
     int pad_top, pad_left;
 };
+
+/* The window of a convolution from x to y with kernel k; `pad` is left, right, top, bottom. Checks that the
+   sizes fit each other. */
+static inline struct tcl_window tcl_window_of(struct blob const *x, struct blob const *k,
+                                              struct blob const *y, int const pad[4], int stride_h,
+                                              int stride_w)
+{
+    PORT_CHECK(y->W == (x->W + pad[0] + pad[1] - k->W) / stride_w + 1);
+    PORT_CHECK(y->H == (x->H + pad[2] + pad[3] - k->H) / stride_h + 1);
+    return (struct tcl_window){
+        .H = x->H,
+        .W = x->W,
+        .Ho = y->H,
+        .Wo = y->W,
+        .kh = k->H,
+        .kw = k->W,
+        .stride_h = stride_h,
+        .stride_w = stride_w,
+        .pad_top = pad[2],
+        .pad_left = pad[0],
+    };
+}
 
 static inline int tcl_max(int a, int b)
 {

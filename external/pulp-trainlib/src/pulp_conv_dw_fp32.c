@@ -6,22 +6,10 @@
 
 static struct tcl_window window_of(struct DepthWise_Conv_args const *a)
 {
+    int const pad[4] = {a->Lpad, a->Rpad, a->Upad, a->Dpad};
     PORT_CHECK(a->HWC == 0);
     PORT_CHECK(a->input->C == a->output->C && a->coeff->dim == a->input->C * a->coeff->H * a->coeff->W);
-    PORT_CHECK(a->output->H == (a->input->H + a->Upad + a->Dpad - a->coeff->H) / a->stride_h + 1);
-    PORT_CHECK(a->output->W == (a->input->W + a->Lpad + a->Rpad - a->coeff->W) / a->stride_w + 1);
-    return (struct tcl_window){
-        .H = a->input->H,
-        .W = a->input->W,
-        .Ho = a->output->H,
-        .Wo = a->output->W,
-        .kh = a->coeff->H,
-        .kw = a->coeff->W,
-        .stride_h = a->stride_h,
-        .stride_w = a->stride_w,
-        .pad_top = a->Upad,
-        .pad_left = a->Lpad,
-    };
+    return tcl_window_of(a->input, a->coeff, a->output, pad, a->stride_h, a->stride_w);
 }
 
 /* Cores share the output elements. */
