@@ -2,7 +2,7 @@
 #ifndef TCL_BIAS_FP32_H
 #define TCL_BIAS_FP32_H
 
-#include "pulp_train_utils_fp32.h"
+struct blob; /* not included: upstream's headers have no guards against a second inclusion */
 
 /* bias (C), output (C, H, W). */
 struct tcl_bias_args {

@@ -1,5 +1,6 @@
 /* Bias by channel: plain reference kernels. */
 
+#include "pulp_train_utils_fp32.h"
 #include "tcl_bias_fp32.h"
 #include "tcl_split.h"
 
