@@ -171,7 +171,7 @@ def write_curves(run_dir: Path, rows: Sequence[EpochRow]) -> None:
     for axes, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for split in ("train", "val"):
             axes.plot(epochs, [getattr(row, f"{split}_{what}") for row in rows], label=split, marker=".")
-        axes.set(xlabel="epoch", ylabel=what)
+        axes.set(xlabel="epoch", ylabel=what, yscale="log" if what == "loss" else "linear")
         axes.grid(alpha=0.3)
         axes.legend()
     write_whole(run_dir / "curves.png", lambda temporary: figure.savefig(temporary, format="png"))

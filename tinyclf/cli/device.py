@@ -227,7 +227,6 @@ def doctor() -> None:
     Example:
       tinyclf doctor
     """
-    import importlib.metadata
     import os
     import platform
 
@@ -236,10 +235,8 @@ def doctor() -> None:
 
     click.echo(f"tinyclf {__version__}, Python {platform.python_version()}, {platform.platform()}")
     for package in ("torch", "pytorchcv", "numpy", "scikit-learn", "matplotlib", "safetensors", "jinja2", "click"):
-        click.echo(f"  {package:<14} {importlib.metadata.version(package)}")
-    import torch
-
-    click.echo(f"cores: {os.cpu_count()}; threads of torch: {torch.get_num_threads()}")
+        click.echo(f"  {package:<14} {_installed_version(package)}")
+    click.echo(f"cores: {os.cpu_count()}; threads of torch: {_torch_threads()}")
     for target in find_targets().values():
         missing = target.missing()
         click.echo(f"target {target.name}: {'ready' if not missing else 'cannot run here'}. {target.description}")
@@ -248,3 +245,20 @@ def doctor() -> None:
             click.echo(f"  {tool:<26} {found or 'not found'}")
         for item in missing:
             click.echo(f"  missing: {item}")
+
+
+def _installed_version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed (pip install tinyclf brings it)"
+
+
+def _torch_threads() -> str:
+    try:
+        import torch
+    except Exception as error:  # a broken installation is what this command is for
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return str(torch.get_num_threads())
