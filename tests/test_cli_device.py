@@ -63,9 +63,19 @@ def test_deploy_exits_with_3_when_a_check_fails(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("tinyclf.deploy.TOLERANCE", 1e-12)
     result = run("deploy", "--target", "host", "--size", 32, "--steps", 1, "--out", tmp_path / "p", "--execute")
     assert result.exit_code == 3
-    assert re.search(r"error: \d+ of \d+ values differ from PyTorch by more than the tolerance", result.stderr)
+    assert re.search(r"error: \d+ of \d+ values differ from PyTorch by more than 1e-12", result.stderr)
     assert "FAIL" in result.stdout
     assert not json.loads((tmp_path / "p" / "report.json").read_text())["passed"]
+
+
+@pytest.mark.target("host")
+def test_deploy_says_when_the_loss_overflows(tmp_path: Path) -> None:
+    options = ("--variant", "full", "--size", 32, "--classes", 10, "--steps", 6, "--lr", 0.1)
+    result = run("deploy", "--target", "host", *options, "--out", tmp_path / "p", "--execute")
+    assert result.exit_code == 3
+    assert "error: the loss overflowed" in result.stderr
+    assert "try a smaller --lr" in result.stderr
+    json.loads((tmp_path / "p" / "report.json").read_text(), parse_constant=pytest.fail)  # no NaN in JSON
 
 
 @pytest.mark.target("host")

@@ -14,7 +14,7 @@ from torch import nn
 
 from tinyclf import golden
 from tinyclf.deploy import Job, Report, emit_project, execute
-from tinyclf.golden import compare, relative_error
+from tinyclf.golden import relative_error
 from tinyclf.models import build_model, calibrate_batchnorm, fold_batchnorm, freeze
 from tinyclf.targets import Target, find_target
 from tinyclf.variants import Variant
@@ -41,7 +41,7 @@ def _job(arch: str, variant: Variant, *, size: int, num_steps: int, num_samples:
 
 def _execute(job: Job, target: Target, project: Path, *variables: str) -> Report:
     report = execute(job, emit_project(job, target, project), target, project, *variables)
-    failed = [f"{c.name} step {c.step}: {c.error:.2e}" for c in report.comparisons if not c.passed]
+    failed = [f"{c}" for c in report.comparisons if not c.passed or c.drifted]
     assert not failed, failed[:10]
     trained = [name for name, p in job.model.named_parameters() if p.requires_grad]
     relus = {c.name for c in report.comparisons if c.name.endswith(".output")}
@@ -132,6 +132,28 @@ def test_cross_entropy_of_certain_predictions(target: Target, logit: float, righ
     assert report.passed, report.worst()
 
 
+@on_targets("host")
+def test_a_run_that_amplifies_rounding_drifts_but_each_step_is_right(target: Target, tmp_path: Path) -> None:
+    # Full training with a batch of one at this rate is chaotic: after ten steps the rounding of the first is large.
+    job = _job("mobilenet_wd4", Variant("full"), size=32, num_steps=10, num_samples=4, num_classes=10)
+    job = replace(job, learning_rate=0.003)
+    report = execute(job, emit_project(job, target, tmp_path / "p"), target, tmp_path / "p")
+    assert report.passed, [c for c in report.worst() if not c.passed]
+    assert report.drifted
+    assert not [c for c in report.comparisons if c.step == 0 and c.drifted]
+
+
+@pytest.mark.target("host")
+def test_a_value_that_was_not_reported_fails(tmp_path: Path) -> None:
+    host = find_target("host")
+    job = _job("fdmobilenet_wd4", Variant("LP"), size=32, num_steps=1, num_samples=1)
+    program = emit_project(job, host, tmp_path / "p")
+    trace = tmp_path / "p" / "trace.json"
+    trace.write_text(trace.read_text().replace("output.weight.grad", "output.other.grad"))
+    failed = [c.name for c in execute(job, program, host, tmp_path / "p").comparisons if not c.passed]
+    assert failed == ["output.weight.grad"]
+
+
 def test_golden_is_the_optimizer_of_torch() -> None:
     job = _job("fdmobilenet_wd4", Variant("FT", 1), size=32, num_steps=3, num_samples=2)
     steps = golden.training_steps(
@@ -188,9 +210,6 @@ def test_comparison_fails_on_every_kind_of_difference() -> None:
     assert relative_error(np.zeros(3), np.zeros(3)) == 0.0
     assert relative_error(np.array([0, 1e-9, 0]), np.zeros(3)) == float("inf")
     assert relative_error(np.array([1e-5]), np.array([2e-5]), least_scale=1.0) == pytest.approx(1e-5)
-    missing, good = compare({"a": expected}, {"b": expected, "a": expected}, tolerance=1e-4)
-    assert not missing.passed
-    assert good.passed
 
 
 @pytest.mark.target("host")

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from tinyclf import golden, targets
 from tinyclf.emit import Program, emit, relus_with_gradient, traced_tensors
 from tinyclf.errors import BadInput, DoesNotFit
 from tinyclf.files import write_text
+from tinyclf.golden import Trajectory
 from tinyclf.lower import training_graph
 from tinyclf.memory import MemoryReport, plan_memory, report
 from tinyclf.targets import Target
 
-TOLERANCE = 1e-4  # of every gradient, updated weight, logit and loss: float32 against double over ten steps
+TOLERANCE = 1e-4  # of every gradient, updated weight, logit and loss: float32 against double
 LOGIT_SCALE = 1.0  # softmax sees absolute differences of logits: an error counts relative to at least this
 CODE_ALLOWANCE = 96 * 1024  # bytes kept free for code, constants and stacks when samples are counted in
 
@@ -41,41 +42,75 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """One value of one step against PyTorch; errors are those of `golden.relative_error`.
+
+    `error` is that of the step by itself, from the weights that the device had before it. `run_error` is that of the
+    whole run up to here, from the weights that both had at the start: steps may amplify rounding.
+    """
+
+    name: str
+    step: int
+    error: float
+    run_error: float
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether the step is right (a NaN is not)."""
+        return self.error <= TOLERANCE
+
+    @property
+    def drifted(self) -> bool:
+        """Tell whether the run has left PyTorch's, though the step may be right."""
+        return not self.run_error <= TOLERANCE
+
+
+@dataclass(frozen=True)
 class Report:
     """What a run on a target showed."""
 
     target: str
     num_cores: int
-    comparisons: tuple[golden.Comparison, ...]
+    comparisons: tuple[Comparison, ...]
     losses: tuple[tuple[float, float], ...]  # per step: on the target, in PyTorch
     cycles: tuple[int, ...] | None  # per step; None where the target's clock is not a chip's
     num_ties: int  # inputs of ReLUs, over all steps, that rounding put on the other side of zero than PyTorch has them
 
     @property
     def passed(self) -> bool:
-        """Tell whether every comparison is within its tolerance."""
+        """Tell whether every step is right."""
         return all(c.passed for c in self.comparisons)
 
-    def worst(self) -> list[golden.Comparison]:
-        """Return for each name its worst step, in the order of the names' first appearance."""
-        worst: dict[str, golden.Comparison] = {}
+    @property
+    def drifted(self) -> bool:
+        """Tell whether the run as a whole left PyTorch's."""
+        return any(c.drifted for c in self.comparisons)
+
+    def worst(self) -> list[Comparison]:
+        """Return for each name its largest errors, with the step of the larger `error`, in order of appearance."""
+        worst: dict[str, Comparison] = {}
         for c in self.comparisons:
-            if c.name not in worst or not c.error <= worst[c.name].error:
-                worst[c.name] = c
+            w = worst.setdefault(c.name, c)
+            worst[c.name] = replace(w if w.error >= c.error else c, run_error=max(w.run_error, c.run_error))
         return list(worst.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON types; an infinite error is null."""
+
+        def finite(error: float) -> float | None:
+            return error if np.isfinite(error) else None
+
         return {
             "target": self.target,
             "num_cores": self.num_cores,
             "passed": self.passed,
+            "drifted": self.drifted,
             "tolerance": TOLERANCE,
-            "losses": [{"target": a, "pytorch": b} for a, b in self.losses],
+            "losses": [{"target": finite(a), "pytorch": finite(b)} for a, b in self.losses],
             "cycles": self.cycles,
             "relu_ties": self.num_ties,
             "errors": [
-                {"name": c.name, "step": c.step, "error": c.error if np.isfinite(c.error) else None, "passed": c.passed}
+                {"name": c.name, "step": c.step, "error": finite(c.error), "run_error": finite(c.run_error)}
                 for c in self.comparisons
             ],
         }
@@ -174,8 +209,30 @@ def execute(job: Job, program: Program, target: Target, project: Path, *variable
     targets.build(project, target, *variables)
     results = targets.run(project, *variables)
     public = dict(zip(program.graph.outputs, (golden.LOGITS, golden.LOSS), strict=True))
-    device_steps = [{public.get(name, name): value for name, value in step.items()} for step in results.steps]
-    trajectory = golden.training_steps(
+    device = [{public.get(name, name): value for name, value in step.items()} for step in results.steps]
+    single, whole = (_golden(job, program, device, follow=follow) for follow in (True, False))
+    comparisons = [
+        Comparison(name, step, _error(actual, name, value), _error(actual, name, in_run[name]))
+        for step, (actual, by_itself, in_run) in enumerate(zip(device, single.steps, whole.steps, strict=True))
+        for name, value in by_itself.items()
+    ]
+    cores = next((int(v.split("=")[1]) for v in variables if v.startswith("NUM_CORES=")), target.num_cores)
+    outcome = Report(
+        target=target.name,
+        num_cores=cores,
+        comparisons=tuple(comparisons),
+        losses=tuple(
+            (float(a[golden.LOSS][0]), float(e[golden.LOSS][0])) for a, e in zip(device, whole.steps, strict=True)
+        ),
+        cycles=results.cycles if target.counts_cycles else None,
+        num_ties=single.num_ties,
+    )
+    write_text(project / "report.json", json.dumps(outcome.to_dict(), indent=1) + "\n")
+    return outcome
+
+
+def _golden(job: Job, program: Program, device: list[dict[str, NDArray[np.float32]]], *, follow: bool) -> Trajectory:
+    return golden.training_steps(
         job.model,
         job.samples,
         job.labels,
@@ -183,25 +240,14 @@ def execute(job: Job, program: Program, target: Target, project: Path, *variable
         learning_rate=job.learning_rate,
         weight_decay=job.weight_decay,
         relu_names=relus_with_gradient(program.graph),
-        device_steps=device_steps,
+        device_steps=device,
         tie=TOLERANCE,
+        follow=follow,
     )
-    pairs = list(zip(device_steps, trajectory.steps, strict=True))
-    comparisons = [
-        comparison
-        for step, (actual, expected) in enumerate(pairs)
-        for comparison in golden.compare(
-            actual, expected, tolerance=TOLERANCE, step=step, least_scales={golden.LOGITS: LOGIT_SCALE}
-        )
-    ]
-    cores = next((int(v.split("=")[1]) for v in variables if v.startswith("NUM_CORES=")), target.num_cores)
-    outcome = Report(
-        target=target.name,
-        num_cores=cores,
-        comparisons=tuple(comparisons),
-        losses=tuple((float(a[golden.LOSS][0]), float(e[golden.LOSS][0])) for a, e in pairs),
-        cycles=results.cycles if target.counts_cycles else None,
-        num_ties=trajectory.num_ties,
-    )
-    write_text(project / "report.json", json.dumps(outcome.to_dict(), indent=1) + "\n")
-    return outcome
+
+
+def _error(actual: dict[str, NDArray[np.float32]], name: str, expected: NDArray[np.float64]) -> float:
+    """Return the error of a value that a step reported; infinite if it did not."""
+    if name not in actual:
+        return float("inf")
+    return golden.relative_error(actual[name], expected, least_scale=LOGIT_SCALE if name == golden.LOGITS else 0.0)

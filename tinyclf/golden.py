@@ -1,4 +1,4 @@
-"""The same training steps in PyTorch, in double precision, and the comparison of two sets of named arrays."""
+"""The same training steps in PyTorch, in double precision, and how far an array is from its reference."""
 
 from __future__ import annotations
 
@@ -44,6 +44,12 @@ class _ReLU(nn.Module):
         return y
 
 
+def _set(parameters: Mapping[str, nn.Parameter], values: Arrays) -> None:
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(torch.from_numpy(np.array(values[name])))
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """The values of each training step by name, and how many ReLU inputs were ties that the device resolved."""
@@ -63,6 +69,7 @@ def training_steps(
     relu_names: Mapping[str, str] | None = None,
     device_steps: Sequence[Arrays] = (),
     tie: float = 0.0,
+    follow: bool = False,
 ) -> Trajectory:
     """Train a copy of `model` (BatchNorm folded) on one sample a step, as the device does, in double precision.
 
@@ -76,11 +83,13 @@ def training_steps(
         relu_names: for ReLU modules that gradients pass, the name to give the output.
         device_steps: what the device reported, by those names; ties at a ReLU's kink are resolved as it did.
         tie: how near to zero, relative to the layer's largest input, a ReLU's input may be to count as a tie.
+        follow: start each step from the weights that the device reported after the step before. Each step is then
+            judged by itself; otherwise the whole run is, in which the steps may amplify rounding.
 
     Returns:
         for each step the "logits", the "loss" (1), the outputs of `relu_names`, each trained parameter's gradient as
-        "<parameter>.grad" and its value after the update. The device shares the golden trajectory's weights only at
-        the start. Double precision makes a difference the device's rounding, not this function's.
+        "<parameter>.grad" and its value after the update. Double precision makes a difference the device's rounding,
+        not this function's.
     """
     model = copy.deepcopy(model).double().eval()
     relus = {name: _ReLU(tie) for name in relu_names or {}}
@@ -90,6 +99,8 @@ def training_steps(
     optimizer = torch.optim.SGD(trained.values(), lr=learning_rate, weight_decay=weight_decay)
     steps = []
     for step in range(num_steps):
+        if follow and step > 0:
+            _set(trained, device_steps[step - 1])
         for name, relu in relus.items():
             output = device_steps[step].get(relu_names[name]) if relu_names and step < len(device_steps) else None
             relu.output = None if output is None else torch.from_numpy(np.array(output))
@@ -109,21 +120,6 @@ def training_steps(
     return Trajectory(tuple(steps), sum(relu.num_ties for relu in relus.values()))
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One array against its reference; `error` is that of `relative_error`."""
-
-    name: str
-    step: int
-    error: float
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        """Tell whether the error is within the tolerance (a NaN is not)."""
-        return self.error <= self.tolerance
-
-
 def relative_error(actual: NDArray[Any], expected: NDArray[Any], *, least_scale: float = 0.0) -> float:
     """Return max|actual - expected| / max(max|expected|, least_scale).
 
@@ -136,28 +132,3 @@ def relative_error(actual: NDArray[Any], expected: NDArray[Any], *, least_scale:
     if scale == 0.0:
         return 0.0 if difference == 0.0 else float("inf")
     return difference / scale
-
-
-def compare(
-    actual: Arrays,
-    expected: Arrays,
-    *,
-    tolerance: float,
-    step: int = 0,
-    least_scales: Mapping[str, float] | None = None,
-) -> list[Comparison]:
-    """Compare every array of `expected` with the one of the same name; a missing one has an infinite error.
-
-    `least_scales`, by name: what the error is relative to where the expected values are smaller.
-    """
-    nothing = np.full((0,), np.nan)
-    scales = least_scales or {}
-    return [
-        Comparison(
-            name,
-            step,
-            relative_error(actual.get(name, nothing), value, least_scale=scales.get(name, 0.0)),
-            tolerance,
-        )
-        for name, value in expected.items()
-    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,13 @@ from tinyclf.targets import Target
 from tinyclf.variants import Variant
 
 DEFAULT_SAMPLES = 4
+# Steps of one sample through all of a net soon diverge at a rate that suits its last layers.
+DEFAULT_RATE, DEFAULT_RATE_FULL = 0.01, 0.001
 NUM_CALIBRATION_IMAGES = 16
+
+
+# Model (BatchNorm not folded), what is trained, images (N, C, H, W), labels (N,), the command that asks for it.
+_Start = tuple[nn.Module, Variant, NDArray[np.float32], NDArray[np.int64], str]
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Request:
     data: Path | None
     num_steps: int
     num_samples: int | None
-    learning_rate: float
+    learning_rate: float | None
     weight_decay: float
     seed: int
 
@@ -90,9 +97,10 @@ def make_job(request: Request) -> Job:
     """
     _check(request)
     if request.from_run:
-        model, images, labels, command = _from_run(request, request.from_run)
+        model, variant, images, labels, command = _from_run(request, request.from_run)
     else:
-        model, images, labels, command = _random(request)
+        model, variant, images, labels, command = _random(request)
+    rate = request.learning_rate or (DEFAULT_RATE_FULL if variant.trains_everything else DEFAULT_RATE)
     folded = fold_batchnorm(model)
     num_classes = folded.get_submodule("output").out_features
     assert isinstance(num_classes, int)
@@ -102,9 +110,9 @@ def make_job(request: Request) -> Job:
         samples=images[:num],
         labels=np.eye(num_classes, dtype=np.float32)[labels[:num]],
         num_steps=request.num_steps,
-        learning_rate=request.learning_rate,
+        learning_rate=rate,
         weight_decay=request.weight_decay,
-        command=f"{command} --steps {request.num_steps} --samples {num} --lr {request.learning_rate:g} "
+        command=f"{command} --steps {request.num_steps} --samples {num} --lr {rate:g} "
         f"--weight-decay {request.weight_decay:g} --seed {request.seed}",
     )
 
@@ -112,7 +120,8 @@ def make_job(request: Request) -> Job:
 def _check(request: Request) -> None:
     if request.num_steps < 1 or (request.num_samples is not None and request.num_samples < 1):
         raise BadInput("--steps and --samples must be at least 1")
-    if not request.learning_rate > 0 or not request.weight_decay >= 0:
+    rate = request.learning_rate
+    if (rate is not None and not 0 < rate < inf) or not 0 <= request.weight_decay < inf:
         raise BadInput("--lr must be above 0 and --weight-decay not below")
     if request.from_run and (request.arch or request.size or request.num_classes):
         raise BadInput("--from RUN already says architecture, size and classes: leave out --arch, --size and --classes")
@@ -120,7 +129,7 @@ def _check(request: Request) -> None:
         raise BadInput("--data needs --from RUN: a net with random weights is deployed on random samples")
 
 
-def _from_run(request: Request, run: Path) -> tuple[nn.Module, NDArray[np.float32], NDArray[np.int64], str]:
+def _from_run(request: Request, run: Path) -> _Start:
     """Return the run's model and the first samples of its training split, shuffled by the seed."""
     model, config = load_run(run)
     variant = request.variant or config.variant
@@ -135,10 +144,10 @@ def _from_run(request: Request, run: Path) -> tuple[nn.Module, NDArray[np.float3
     order = epoch_order(len(split), seed=request.seed, epoch=0)[: _most_samples(request)]
     images = normalise(split.gather(order)).contiguous().numpy()
     command = f"tinyclf deploy --target {request.target.name} --from {run.name} {_variant_options(variant)}"
-    return model, images, split.labels[order], command
+    return model, variant, images, split.labels[order], command
 
 
-def _random(request: Request) -> tuple[nn.Module, NDArray[np.float32], NDArray[np.int64], str]:
+def _random(request: Request) -> _Start:
     """Return a net with random weights whose activations are in a natural range, random images and labels."""
     variant = request.variant or Variant("LP")
     arch, size, num_classes = request.arch or variant.default_arch, request.size or 128, request.num_classes or 2
@@ -152,7 +161,7 @@ def _random(request: Request) -> tuple[nn.Module, NDArray[np.float32], NDArray[n
         f"tinyclf deploy --target {request.target.name} {_variant_options(variant)} --arch {arch} --size {size} "
         f"--classes {num_classes}"
     )
-    return model, images, labels, command
+    return model, variant, images, labels, command
 
 
 def _random_images(rng: np.random.Generator, num: int, size: int) -> NDArray[np.float32]:
@@ -172,7 +181,7 @@ def _num_samples(request: Request, model: nn.Module, images: NDArray[np.float32]
     if request.num_samples:
         return len(images)
     _, channels, height, width = images.shape
-    graph = training_graph(model, input_shape=(channels, height, width), learning_rate=request.learning_rate)
+    graph = training_graph(model, input_shape=(channels, height, width), learning_rate=DEFAULT_RATE)
     memory = report(graph, plan_memory(graph))
     fitting = num_fitting_samples(memory, images[0].nbytes, request.target)
     return len(images) if fitting is None else min(len(images), max(fitting, 1))  # that one fits is checked later

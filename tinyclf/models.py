@@ -67,7 +67,7 @@ def freeze(model: nn.Module, variant: Variant) -> None:
         BadInput: FT asks for more blocks than there are.
         Unsupported: the model has no linear layer named "output".
     """
-    if variant.name in ("scratch", "full"):
+    if variant.trains_everything:
         model.requires_grad_(True)
         return
     names = [name for name, _ in blocks(model)]

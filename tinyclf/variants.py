@@ -40,6 +40,11 @@ class Variant:
         return VARIANTS[self.name][0]
 
     @property
+    def trains_everything(self) -> bool:
+        """Tell whether every parameter is trained."""
+        return self.name in ("scratch", "full")
+
+    @property
     def default_arch(self) -> str:
         """Return the architecture that is built when the user names none."""
         return "fdmobilenet_wd4" if self.name == "FD" else "mobilenet_wd4"
