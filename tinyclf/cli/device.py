@@ -208,8 +208,9 @@ def _report_lines(report: Report) -> list[str]:
     width = max(len(c.name) for c in worst)
     lines += ["", f"{'worst of all steps, max|a-e| / max|e|':<{width}}   one step  whole run"]
     lines += [f"{c.name:<{width}}  {c.error:>9.1e}  {c.run_error:>9.1e}  {_verdict(c)}" for c in worst]
-    passed = sum(c.passed for c in report.comparisons)
-    lines += ["", f"{report.target}, {report.num_cores} cores: {passed} of {len(report.comparisons)} values pass"]
+    passed, num = sum(c.passed for c in report.comparisons), len(report.comparisons)
+    cores = "1 core" if report.num_cores == 1 else f"{report.num_cores} cores"
+    lines += ["", f"{report.target}, {cores}: {passed} of {num} values pass"]
     if report.num_ties:
         lines.append(f"{report.num_ties} ReLU inputs lie within rounding of zero and were resolved as on the target")
     if report.passed and report.drifted:
