@@ -61,18 +61,19 @@ class Split:
         wanted = np.asarray(indices, dtype=np.int64)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise IndexError(f"split '{self.name}' has {len(self)} images: index out of range")
-        order = np.argsort(wanted, kind="stable")
-        ascending = wanted[order]
+        in_order = bool((wanted[1:] >= wanted[:-1]).all())
+        order = None if in_order else np.argsort(wanted, kind="stable")
+        ascending = wanted if order is None else wanted[order]
         images = np.empty((len(wanted), *self.shards[0].shape[1:]), dtype=np.uint8)
-        cuts = np.searchsorted(ascending, self.starts)
+        cuts = np.searchsorted(ascending, self.starts).tolist()
         for shard, start, first, last in zip(self.shards, self.starts, cuts, cuts[1:], strict=False):
             if first == last:
                 continue
-            rows, within, places = shard.view(np.ndarray), ascending[first:last] - start, order[first:last]
-            if places[0] == first and places[-1] == last - 1 and (np.diff(places) == 1).all():
+            rows, within = shard.view(np.ndarray), ascending[first:last] - start
+            if order is None:
                 np.take(rows, within, axis=0, out=images[first:last], mode="clip")
             else:  # image by image: a copy on the way would cost more than the loop
-                for place, index in zip(places.tolist(), within.tolist(), strict=True):
+                for place, index in zip(order[first:last].tolist(), within.tolist(), strict=True):
                     images[place] = rows[index]
         return images
 
