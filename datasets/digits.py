@@ -3,25 +3,25 @@
 They are split 70/15/15 into train, validation and test, class by class. The split depends on the seed alone: with the
 same seed, no digit of the clean train split is in the shifted test split.
 
-With --shifted they look as another camera might see them: each digit is rotated by up to 25 degrees either way, dark on
-a light ground in place of light on dark, and covered with Gaussian noise of 10 % of the full scale.
+They are rendered at the asked --size, so that nothing is resized afterwards. With --shifted they look as another camera
+might see them: each digit is rotated by up to 25 degrees either way, dark on a light ground in place of light on dark,
+and covered with Gaussian noise of 10 % of the full scale.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyclf.data.sources import Item
+from tinyclf.data.splits import choose_splits
 from tinyclf.errors import BadInput
 
-OPTIONS = {
-    "size": (32, "Width and height in pixels."),
-    "seed": (0, "Of the split and of the shift."),
-    "shifted": (False, "Rotate, invert and add noise."),
-}
+OPTIONS = {"shifted": (False, "Rotate, invert and add noise.")}
+SIZE = 32
 
 SHARES = (("train", 0.70), ("validation", 0.15), ("test", 0.15))
 MAX_ANGLE = 25.0  # degrees, either way
@@ -33,11 +33,16 @@ def classes(options: dict[str, Any]) -> Sequence[str]:
     return [str(digit) for digit in range(10)]
 
 
-def build(options: dict[str, Any]) -> Iterator[tuple[str, NDArray[np.uint8], int]]:
-    """Yield (split, image (size, size, 3) uint8, digit).
+def provenance(options: dict[str, Any]) -> Mapping[str, Any]:
+    """Return where the scans come from."""
+    return {"origin": "scikit-learn load_digits, from the UCI ML hand-written digits", "licence": "CC-BY 4.0"}
+
+
+def build(options: dict[str, Any]) -> Iterator[Item]:
+    """Yield the digits, (size, size, 3) uint8, split by split, in the order of scikit-learn.
 
     Raises:
-        BadInput: a size outside 8 .. 512, or a negative seed.
+        BadInput: a size outside 8 .. 512, a negative seed, or a split that is not there.
     """
     from sklearn.datasets import load_digits
 
@@ -46,14 +51,17 @@ def build(options: dict[str, Any]) -> Iterator[tuple[str, NDArray[np.uint8], int
         raise BadInput(f"digits of {size}x{size} pixels: --size must be 8 to 512")
     if seed < 0:
         raise BadInput(f"--seed {seed}: must be 0 or more")
+    wanted = choose_splits(options["split"], available=[name for name, _ in SHARES], where="digits")
     scans, labels = load_digits(return_X_y=True)
     grey = _enlarge(scans.reshape(-1, 8, 8).astype(np.float32) / 16, size=size)
     if options["shifted"]:
         grey = _shift(grey, seed=seed)
     images = np.round(grey.clip(0, 1) * 255).astype(np.uint8)
-    for split, indices in _splits(labels, seed=seed).items():
-        for index in indices:
-            yield split, np.repeat(images[index][:, :, None], 3, axis=2), int(labels[index])
+    indices = _splits(labels, seed=seed)
+    for split in wanted:
+        for index in indices[split]:
+            image = np.repeat(images[index][:, :, None], 3, axis=2)
+            yield Item(split, image, int(labels[index]), name=f"digit {index}")
 
 
 def _splits(labels: NDArray[np.int64], *, seed: int) -> dict[str, NDArray[np.int64]]:

@@ -77,7 +77,17 @@ def test_examples_in_the_help_can_be_parsed() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    ["--help", "train --help", "eval -h", "memory -h", "doctor -h", "data check -h", "--version", "data -h"],
+    [
+        "--help",
+        "train --help",
+        "eval -h",
+        "memory -h",
+        "doctor -h",
+        "data check -h",
+        "data info -h",
+        "--version",
+        "data -h",
+    ],
 )
 def test_help_imports_nothing_heavy(arguments: str) -> None:
     code = (
@@ -85,7 +95,8 @@ def test_help_imports_nothing_heavy(arguments: str) -> None:
         "from tinyclf import cli\n"
         f"try: cli.main({arguments.split()!r})\n"
         "except SystemExit as e: assert e.code == 0, e.code\n"
-        "heavy = {'torch', 'numpy', 'matplotlib', 'sklearn', 'pytorchcv', 'jinja2', 'safetensors'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'matplotlib', 'sklearn', 'pytorchcv', 'jinja2', 'safetensors'}\n"
+        "heavy = (heavy | {'pyarrow', 'PIL', 'datasets'}) & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -124,8 +135,9 @@ def test_build_and_check(tmp_path: Path) -> None:
         f"next: tinyclf train --variant scratch --data {out}",
     ]
     checked = run("data", "check", out)
-    assert (checked.exit_code, checked.output) == (0, f"{out}: 7 files, 1,797 images, all sound\n")
-    assert json.loads((out / "manifest.json").read_text())["options"] == {"size": 40, "seed": 3, "shifted": True}
+    assert (checked.exit_code, checked.output) == (0, f"{out}: 13 files, 1,797 images, all sound\n")
+    options = json.loads((out / "manifest.json").read_text())["provenance"]["options"]
+    assert (options["size"], options["seed"], options["shifted"]) == (40, 3, True)
     again = run("data", "build", "digits", "--out", out)
     assert (again.exit_code, again.stdout) == (1, "")
     assert again.stderr == f"error: {out}: exists already: remove it, or choose another --out\n"
@@ -194,6 +206,11 @@ def test_runs_are_numbered(digits_dir: Path, tmp_path: Path, monkeypatch: pytest
         ("train --data nowhere --variant LP --weights none.pth --from none", 1, "error: none: not a run directory"),
         ("eval nowhere", 1, "error: nowhere: not a run directory"),
         ("data check nowhere", 1, "error: nowhere: no such folder"),
+        ("train --data nowhere --augment blur", 1, "error: --augment blur: unknown or twice: choose from flip"),
+        ("train --data nowhere --window 0", 1, "error: --window 0: must be 1 or more"),
+        ("train --data nowhere --window 9 --sampler balanced", 1, "error: --sampler balanced draws from all images"),
+        ("data info nowhere", 1, "error: nowhere: no such folder"),
+        ("data build nowhere:make --out x", 1, "error: source 'nowhere:make': cannot import nowhere"),
         ("data build digits --out x --size 4", 1, "error: digits of 4x4 pixels"),
         ("train", 2, "Missing option '--data'"),
         ("train --data x --variant adapter", 2, "Invalid value for '--variant'"),
@@ -224,7 +241,7 @@ def test_errors(arguments: str, code: int, message: str, tmp_path: Path, monkeyp
 def test_one_place_turns_errors_into_exit_codes(
     error: BaseException, code: int, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(path: Path) -> None:
+    def fail(path: Path, **how: object) -> None:
         raise error
 
     monkeypatch.setattr("tinyclf.data.check_dataset", fail)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from safetensors import safe_open
 from torch import nn
 
 from tinyclf import train as training
-from tinyclf.data import open_dataset, write_dataset
-from tinyclf.errors import BadInput, TinyclfError
+from tinyclf.data import Item, check_dataset, open_dataset, write_dataset
+from tinyclf.errors import BadInput, TinyclfError, Unsupported
 from tinyclf.evaluate import evaluate_run
 from tinyclf.models import build_model, freeze, num_parameters
 from tinyclf.runs import EpochRow, create_run_dir, read_config
@@ -39,8 +40,10 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def square(label: int) -> NDArray[np.uint8]:
         return rng.integers(100 * label, 100 * label + 100, (32, 32, 3)).astype(np.uint8)
 
-    samples = [(s, square(i % 2), i % 2) for s, n in (("train", 33), ("validation", 9), ("test", 9)) for i in range(n)]
-    write_dataset(samples, out=out, classes=["dark", "bright"], source="test", options={})
+    samples = [
+        Item(s, square(i % 2), i % 2) for s, n in (("train", 33), ("validation", 9), ("test", 9)) for i in range(n)
+    ]
+    write_dataset(samples, out=out, classes=["dark", "bright"], source="test", size=32)
     return out
 
 
@@ -170,6 +173,66 @@ def test_threads_are_restored(tiny_dir: Path, tmp_path: Path) -> None:
     assert torch.get_num_threads() == 1
 
 
+def damaged_copy(data: Path, out: Path, name: str) -> Path:
+    copy_run(data, out)
+    raw = bytearray((out / name).read_bytes())
+    raw[-1] ^= 1
+    (out / name).write_bytes(raw)
+    return out
+
+
+@pytest.mark.parametrize("name", ["train-00000.npy", "validation-00000.npy", "train.parquet", "manifest.json"])
+def test_a_dataset_that_does_not_fit_its_manifest(tiny_dir: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInput, match=rf"{name}: .*build the dataset again|{name}: damaged") as caught:
+        train(config_of(damaged_copy(tiny_dir, tmp_path / "d", name)), out=tmp_path / "run")
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_split_by_another_name(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def build(name: str, splits: tuple[str, ...]) -> Path:
+        items = [Item(s, rng.integers(0, 256, (32, 32, 3)).astype(np.uint8), i % 2) for s in splits for i in range(4)]
+        write_dataset(items, out=tmp_path / name, classes=["a", "b"], source="test", size=32)
+        return tmp_path / name
+
+    train(config_of(build("one", ("train_quality", "validation"))), out=tmp_path / "run")
+    with pytest.raises(BadInput, match="has train_large and train_quality: build a dataset with one of them"):
+        train(config_of(build("two", ("train_quality", "train_large", "validation"))), out=tmp_path / "run2")
+
+
+def test_several_labels_are_refused(tmp_path: Path) -> None:
+    items = [Item(split, np.zeros((32, 32, 3), np.uint8), (0, 1)) for split in ("train", "validation", "test")]
+    write_dataset(items, out=tmp_path / "d", classes=["a", "b"], source="test", size=32, multi_label=True)
+    with pytest.raises(Unsupported, match="has 2 labels per image: train takes one class per image"):
+        train(config_of(tmp_path / "d"), out=tmp_path / "run")
+
+
+def test_augmentation_window_and_sampler_reach_the_loop(tiny_dir: Path, scratch_run: Path, tmp_path: Path) -> None:
+    weights = {}
+    for name, options in {
+        "plain": {},
+        "augmented": {"augment": "flip,shift=3"},
+        "balanced": {"sampler": "balanced"},
+        "window": {"window": 1, "batch_size": 16},
+    }.items():
+        run = train(config_of(tiny_dir, "LP", from_run=scratch_run, **options), out=tmp_path / name)
+        assert config_of(tiny_dir, "LP", from_run=scratch_run, **options).augment == read_config(run).train.augment
+        weights[name] = state_of(run)["output.weight"]
+    for name in ("augmented", "balanced", "window"):
+        assert not torch.equal(weights[name], weights["plain"]), name
+
+
+def test_runs_from_before_there_were_augmentations_are_read(scratch_run: Path, tmp_path: Path) -> None:
+    run = copy_run(scratch_run, tmp_path / "old")
+    config = json.loads((run / "config.json").read_text())
+    for name in ("augment", "sampler", "window"):
+        del config[name]
+    (run / "config.json").write_text(json.dumps(config))
+    assert read_config(run).train.sampler == "shuffled"
+
+
 # --- configuration ------------------------------------------------------------------------------------------------
 
 
@@ -227,8 +290,8 @@ def test_offline_without_weights(tiny_dir: Path, tmp_path: Path, monkeypatch: py
 
 def test_dataset_without_validation(tmp_path: Path) -> None:
     image = np.zeros((32, 32, 3), np.uint8)
-    samples = [("train", image, label) for label in (0, 1)]
-    write_dataset(samples, out=tmp_path / "d", classes=["a", "b"], source="test", options={})
+    samples = [Item("train", image, label) for label in (0, 1)]
+    write_dataset(samples, out=tmp_path / "d", classes=["a", "b"], source="test", size=32)
     with pytest.raises(BadInput, match="has no split 'validation'"):
         train(config_of(tmp_path / "d"), out=tmp_path / "run")
 
@@ -259,17 +322,14 @@ def test_weights_of_another_net(tiny_dir: Path, scratch_run: Path, tmp_path: Pat
 
 @pytest.mark.skipif(not (IMAGENET.is_file() and FACES.is_dir()), reason=f"{SHARED} holds no weights and photographs")
 def test_linear_probe_on_photographs(tmp_path: Path) -> None:
-    from PIL import Image
+    from tinyclf.data import build_dataset
 
-    def photographs() -> Any:
-        for split, num in (("train", 60), ("validation", 20), ("test", 40)):
-            for label, name in enumerate(("no_person", "person")):
-                for file in sorted((FACES / split / name).glob("*.jpg"))[:num]:
-                    yield split, np.asarray(Image.open(file).convert("RGB")), label
-
-    write_dataset(photographs(), out=tmp_path / "d", classes=["no", "person"], source="caltech", options={})
+    begin = time.monotonic()
+    build_dataset("folder", out=tmp_path / "d", options={"from": str(FACES)}, num_workers=2)
+    check_dataset(tmp_path / "d")
     run = train(config_of(tmp_path / "d", "LP", weights=IMAGENET, epochs=4), out=tmp_path / "run")
-    assert evaluate_run(run, split="test").accuracy > 0.85
+    assert evaluate_run(run, split="test").accuracy >= 0.95
+    assert time.monotonic() - begin < 60
 
 
 # --- the run directory ----------------------------------------------------------------------------------------------
@@ -373,7 +433,7 @@ def test_runs_refuse_data_that_is_not_theirs(digits_dir: Path, scratch_run: Path
         evaluate_run(scratch_run, split="test", data=digits_dir)
     with pytest.raises(BadInput, match="has no split 'val': choose one of train, validation, test"):
         evaluate_run(scratch_run, split="val")
-    samples = [("test", np.zeros((48, 48, 3), np.uint8), 0)]
-    write_dataset(samples, out=tmp_path / "d", classes=["dark", "bright"], source="test", options={})
+    samples = [Item("test", np.zeros((48, 48, 3), np.uint8), 0)]
+    write_dataset(samples, out=tmp_path / "d", classes=["dark", "bright"], source="test", size=48)
     with pytest.raises(BadInput, match=r"images of 32x32, .* has 48x48: build the dataset with --size 32"):
         evaluate_run(scratch_run, split="test", data=tmp_path / "d")

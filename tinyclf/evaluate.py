@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tinyclf.data import Split, batches, open_dataset
-from tinyclf.errors import BadInput
+from tinyclf.errors import BadInput, Unsupported
 from tinyclf.runs import load_run
 
 BATCH_SIZE = 128
@@ -104,6 +104,10 @@ def evaluate_run(run_dir: Path, *, split: str, data: Path | None = None) -> Metr
     """
     model, config = load_run(run_dir)
     dataset = open_dataset(data or config.data)
+    if dataset.multi_label:
+        raise Unsupported(
+            f"{dataset.path}: has {len(dataset.classes)} labels per image: eval takes one class per image"
+        )
     if dataset.size != config.size:
         raise BadInput(
             f"{run_dir} was trained on images of {config.size}x{config.size}, {dataset.path} has "

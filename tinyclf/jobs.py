@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tinyclf.data import normalise, open_dataset
-from tinyclf.data.batches import epoch_order
+from tinyclf.data.sampling import epoch_order
 from tinyclf.deploy import Job, num_fitting_samples
 from tinyclf.errors import BadInput
 from tinyclf.ir import Graph
@@ -140,7 +140,7 @@ def _from_run(request: Request, run: Path) -> _Start:
             f"{dataset.path}: {len(dataset.classes)} classes at {dataset.size} pixels do not fit the run "
             f"{run}, which has {config.num_classes} at {config.size}"
         )
-    split = dataset.split("train")
+    split = dataset.split(dataset.training_split)
     order = epoch_order(len(split), seed=request.seed, epoch=0)[: _most_samples(request)]
     images = normalise(split.gather(order)).contiguous().numpy()
     command = f"tinyclf deploy --target {request.target.name} --from {run.name} {_variant_options(variant)}"

@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ class TrainConfig:
     """What is to be trained and how; `train.configure` fills in the defaults of the variant.
 
     `from_run` and `weights` say where the trained weights come from, at most one of them; neither: pytorchcv's own.
-    `threads` None: whatever a short trial finds fastest.
+    `threads` None: whatever a short trial finds fastest. `augment`: as `data.parse_augmentations` reads it. `sampler`:
+    an order of `data.Sampler`. `window`: MiB that images are held in; None: the whole dataset is mapped.
     """
 
     variant: Variant
@@ -45,6 +46,9 @@ class TrainConfig:
     threads: int | None = None
     from_run: Path | None = None
     weights: Path | None = None
+    augment: str = ""
+    sampler: str = "shuffled"
+    window: int | None = None
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,9 @@ def read_config(run_dir: Path) -> RunConfig:
 
 def _from_dict(flat: dict[str, Any]) -> RunConfig:
     """Undo `RunConfig.to_dict`."""
-    values = {field.name: flat[field.name] for field in fields(TrainConfig)}
+    values = {
+        field.name: flat[field.name] for field in fields(TrainConfig) if field.name in flat or field.default is MISSING
+    }
     values["variant"] = Variant(flat["variant"], k=flat["k"])
     for name in ("data", "from_run", "weights"):
         values[name] = None if flat[name] is None else Path(flat[name])

@@ -13,9 +13,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tinyclf.data import MEAN, STD, Dataset, Split, batches, open_dataset
-from tinyclf.data.batches import batch_bounds, epoch_order
-from tinyclf.errors import BadInput, TinyclfError
+from tinyclf.data import (
+    MEAN,
+    STD,
+    Dataset,
+    Loader,
+    Position,
+    Split,
+    batches,
+    make_loader,
+    open_dataset,
+    parse_augmentations,
+    verify_files,
+)
+from tinyclf.errors import BadInput, TinyclfError, Unsupported
 from tinyclf.evaluate import evaluate
 from tinyclf.models import build_model, freeze, load_pretrained, load_state, load_weights, set_train_mode
 from tinyclf.runs import (
@@ -73,6 +84,9 @@ def configure(
     weight_decay: float | None = None,
     seed: int = 0,
     threads: int | None = None,
+    augment: str = "",
+    sampler: str = "shuffled",
+    window: int | None = None,
 ) -> TrainConfig:
     """Return the whole configuration: what is None takes the default of the variant, or of the run started from.
 
@@ -93,6 +107,9 @@ def configure(
         threads=threads,
         from_run=from_run and from_run.absolute(),
         weights=weights and weights.absolute(),
+        augment=augment,
+        sampler=sampler,
+        window=window,
     )
     _check(config)
     return config
@@ -122,11 +139,15 @@ def _check(config: TrainConfig) -> None:
         ("seed", config.seed, 0),
         ("threads", 1 if config.threads is None else config.threads, 1),
         ("weight-decay", config.weight_decay, 0),
+        ("window", 1 if config.window is None else config.window, 1),
     ):
         if not least <= value < math.inf:
             raise BadInput(f"--{name} {value}: must be {least} or more")
     if not 0 < config.lr < math.inf:
         raise BadInput(f"--lr {config.lr}: must be more than 0")
+    if config.sampler == "balanced" and config.window is not None:
+        raise BadInput("--sampler balanced draws from all images at any time: leave out --window")
+    parse_augmentations(config.augment)
 
 
 def train(
@@ -146,7 +167,13 @@ def train(
         TinyclfError: the loss stopped being a number.
     """
     dataset = open_dataset(config.data)
-    training, validation = dataset.split("train"), dataset.split("validation")
+    if dataset.multi_label:
+        raise Unsupported(
+            f"{dataset.path}: has {len(dataset.classes)} labels per image: train takes one class per image"
+        )
+    training, validation = dataset.split(dataset.training_split), dataset.split("validation")
+    loader = _loader(config, training)
+    verify_files(dataset.path, dataset.manifest, splits=(training.name, "validation"))
     model, start = _starting_model(config, dataset)
     freeze(model, config.variant)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -159,12 +186,24 @@ def train(
         on_start(run, model)
     rows: list[EpochRow] = []
     with _threads(threads):
-        for row in _epochs(model, config, training=training, validation=validation):
+        for row in _epochs(model, config, loader=loader, validation=validation):
             _save(run_dir, model, run=run, rows=rows, row=row)
             if on_epoch:
                 on_epoch(row)
     write_curves(run_dir, rows)
     return run_dir
+
+
+def _loader(config: TrainConfig, training: Split) -> Loader:
+    return make_loader(
+        training,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        order=config.sampler,
+        augmentations=parse_augmentations(config.augment),
+        window_mib=config.window,
+        merge_single=True,
+    )
 
 
 def _starting_model(config: TrainConfig, dataset: Dataset) -> tuple[nn.Module, str]:
@@ -189,17 +228,17 @@ def _check_batchnorm(model: nn.Module, *, num_images: int) -> None:
         raise BadInput("batches of 1 image: BatchNorm needs 2 or more to train: use --batch-size 2, or --variant LP")
 
 
-def _epochs(model: nn.Module, config: TrainConfig, *, training: Split, validation: Split) -> Iterator[EpochRow]:
+def _epochs(model: nn.Module, config: TrainConfig, *, loader: Loader, validation: Split) -> Iterator[EpochRow]:
     """Train epoch by epoch; the model is in eval mode whenever a row comes out."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(
         trained, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
     )
-    num_steps = len(batch_bounds(len(training), batch_size=config.batch_size, merge_single=True))
+    num_steps = len(loader)
     for epoch in range(1, config.epochs + 1):
         begin = time.perf_counter()
         rates = [_rate(config.lr, done=(epoch - 1 + (s + 0.5) / num_steps) / config.epochs) for s in range(num_steps)]
-        loss, accuracy = _train_epoch(model, optimizer, config=config, split=training, epoch=epoch, rates=rates)
+        loss, accuracy = _train_epoch(model, optimizer, config=config, loader=loader, epoch=epoch, rates=rates)
         train_seconds = time.perf_counter() - begin
         result = evaluate(model, validation)
         yield EpochRow(
@@ -210,7 +249,7 @@ def _epochs(model: nn.Module, config: TrainConfig, *, training: Split, validatio
             val_loss=result.loss,
             val_accuracy=result.accuracy,
             seconds=time.perf_counter() - begin,
-            images_per_s=len(training) / train_seconds,
+            images_per_s=len(loader.split) / train_seconds,
         )
 
 
@@ -224,16 +263,14 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     *,
     config: TrainConfig,
-    split: Split,
+    loader: Loader,
     epoch: int,
     rates: list[float],
 ) -> tuple[float, float]:
     """Run one epoch, step `i` at `rates[i]`; return mean loss and accuracy over its images as they were trained."""
     set_train_mode(model)
-    order = epoch_order(len(split), seed=config.seed, epoch=epoch)
-    steps = batches(split, batch_size=config.batch_size, order=order, merge_single=True)
     total_loss, hits = 0.0, 0
-    for rate, (images, labels) in zip(rates, steps, strict=True):
+    for rate, (_, images, labels) in zip(rates, loader.batches(Position(epoch)), strict=True):
         optimizer.param_groups[0]["lr"] = rate
         logits, loss = _step(model, optimizer, images=images, labels=labels)
         if not math.isfinite(loss):
@@ -243,7 +280,7 @@ def _train_epoch(
             )
         total_loss += loss * len(labels)
         hits += int((logits.argmax(1) == labels).sum())
-    return total_loss / len(split), hits / len(split)
+    return total_loss / len(loader.split), hits / len(loader.split)
 
 
 def _step(

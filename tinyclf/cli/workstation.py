@@ -1,9 +1,8 @@
-"""Commands of the workstation half: data, train, eval."""
+"""Commands of the workstation half: train, eval."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,101 +14,7 @@ from tinyclf.variants import VARIANTS
 if TYPE_CHECKING:
     from torch import nn
 
-    from tinyclf.data import Source
     from tinyclf.runs import EpochRow, RunConfig
-
-# --- data ---------------------------------------------------------------------------------------------------------
-
-
-@main.group()
-def data() -> None:
-    """Write and check datasets.
-
-    \b
-    Example:
-      tinyclf data build digits --out demo/digits
-      tinyclf data check demo/digits
-    """
-
-
-class _Sources(click.Group):
-    """One command per file in datasets/; its options are those that the file declares."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        from tinyclf.data import source_names
-
-        return source_names()
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        from tinyclf.data import load_source, source_names
-
-        return _source_command(load_source(cmd_name)) if cmd_name in source_names() else None
-
-
-@data.command("build", cls=_Sources, subcommand_metavar="SOURCE --out DIR [OPTIONS]...")
-def data_build() -> None:
-    """Write the images of SOURCE as a dataset folder.
-
-    \b
-    Example:
-      tinyclf data build digits --out demo/digits
-      tinyclf data build digits --shifted --out demo/shifted
-    """
-
-
-def _source_command(source: Source) -> click.Command:
-    """Return the command `data build <source>`."""
-    out = click.Option(["--out"], type=FOLDER, required=True, metavar="DIR", help="Dataset folder to write.")
-    options = [_source_option(name, default, text) for name, (default, text) in source.options.items()]
-    example = f"\n\n\b\nExample:\n  tinyclf data build {source.name} --out demo/{source.name}"
-    return click.Command(
-        source.name,
-        params=[out, *options],
-        callback=_build(source.name),
-        help=source.doc + example,
-        short_help=source.doc.splitlines()[0],
-    )
-
-
-def _source_option(name: str, default: Any, text: str) -> click.Option:
-    flag = f"--{name.replace('_', '-')}"
-    if isinstance(default, bool):
-        return click.Option([flag], is_flag=True, default=default, help=text)
-    if isinstance(default, type):
-        return click.Option([flag], type=default, required=True, help=text)
-    return click.Option([flag], type=type(default), default=default, show_default=True, help=text)
-
-
-def _build(source: str) -> Callable[..., None]:
-    def callback(out: Path, **options: Any) -> None:
-        from tinyclf.data import build_dataset
-
-        manifest = build_dataset(source, out=out, options=options)
-        for split in manifest.splits:
-            click.echo(f"{split:<12} {manifest.num_images(split):>8,} images")
-        click.echo(f"{out}: {len(manifest.classes)} classes, {manifest.size}x{manifest.size} pixels")
-        click.echo(f"next: tinyclf train --variant scratch --data {out}")
-
-    return callback
-
-
-@data.command("check")
-@click.argument("folder", type=FOLDER, metavar="DIR")
-def data_check(folder: Path) -> None:
-    """Verify every byte of the dataset folder DIR; exit with 3 if it is damaged.
-
-    \b
-    Example:
-      tinyclf data check demo/digits
-    """
-    from tinyclf.data import check_dataset
-
-    manifest = check_dataset(folder)
-    num_images = sum(manifest.num_images(split) for split in manifest.splits)
-    click.echo(f"{folder}: {len(manifest.files) + 1} files, {num_images:,} images, all sound")
-
-
-# --- train and eval -----------------------------------------------------------------------------------------------
 
 
 @main.command()
@@ -134,6 +39,21 @@ def data_check(folder: Path) -> None:
 )
 @click.option("--weight-decay", type=float, help="Default: by variant.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of random weights and the order of images.")
+@click.option(
+    "--augment",
+    default="",
+    metavar="KINDS",
+    help="Change training images at random: any of flip, crop, rotate, shift, brightness, contrast, erase, with or "
+    "without an amount, as in flip,shift=4. Default: none.",
+)
+@click.option(
+    "--sampler",
+    type=click.Choice(["shuffled", "balanced", "sequential"]),
+    default="shuffled",
+    show_default=True,
+    help="Order of images; balanced draws each class equally often.",
+)
+@click.option("--window", type=int, metavar="MIB", help="Memory for images of a dataset that is larger than memory.")
 @click.option("--threads", type=int, help="Default: whatever a short trial finds faster, one or all.")
 @click.option("--out", type=FOLDER, metavar="DIR", help="Run directory. Default: the next number in runs/.")
 def train(variant: str, k: int, folder: Path, out: Path | None, **options: Any) -> None:
@@ -142,7 +62,7 @@ def train(variant: str, k: int, folder: Path, out: Path | None, **options: Any) 
     \b
     Example:
       tinyclf train --variant scratch --data demo/digits --out demo/clean
-      tinyclf train --variant FT --k 2 --from demo/clean --data demo/shifted
+      tinyclf train --variant FT --k 2 --from demo/clean --data demo/shifted --augment flip,shift=4
     """
     from tinyclf.train import configure
     from tinyclf.train import train as run_training

@@ -1,23 +1,36 @@
-"""Datasets: folders of memory-mapped uint8 shards; written, checked, read and cut into batches."""
+"""Datasets: folders of memory-mapped uint8 shards; built, checked, read, sampled and cut into batches."""
 
-from tinyclf.data.batches import MEAN, STD, batches, normalise
+from tinyclf.data.augment import parse_augmentations
+from tinyclf.data.batches import MEAN, STD, Loader, batches, make_loader, normalise
+from tinyclf.data.build import build_dataset, build_from, write_dataset
+from tinyclf.data.check import check_dataset, verify_files
 from tinyclf.data.manifest import Manifest
-from tinyclf.data.shards import Dataset, Split, check_dataset, open_dataset, write_dataset
-from tinyclf.data.sources import Source, build_dataset, load_source, source_names
+from tinyclf.data.sampling import Position, Sampler
+from tinyclf.data.shards import Dataset, Split, open_dataset
+from tinyclf.data.sources import COMMON, Item, Source, load_source, source_names
 
 __all__ = [
+    "COMMON",
     "MEAN",
     "STD",
     "Dataset",
+    "Item",
+    "Loader",
     "Manifest",
+    "Position",
+    "Sampler",
     "Source",
     "Split",
     "batches",
     "build_dataset",
+    "build_from",
     "check_dataset",
     "load_source",
+    "make_loader",
     "normalise",
     "open_dataset",
+    "parse_augmentations",
     "source_names",
+    "verify_files",
     "write_dataset",
 ]

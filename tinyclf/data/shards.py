@@ -1,13 +1,9 @@
-"""The shards of a dataset folder: written once, checked to the last byte, read through memory maps."""
+"""An open dataset folder: its shards as memory maps, its labels and tags as columns."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,47 +11,49 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyclf.data.manifest import (
-    FILE_NAME,
-    LFS_HINT,
-    LFS_MAGIC,
-    SPLIT_NAME,
-    ExpectedArray,
-    FileEntry,
-    Manifest,
-    labels_name,
-    parse_manifest,
-    shard_name,
-)
-from tinyclf.errors import BadInput, CheckFailed
-
-SHARD_SIZE = 4096
-
-Sample = tuple[str, NDArray[np.uint8], int]
-"""What a source yields: split, image (H, W, 3) uint8 RGB, label."""
+from tinyclf.data.manifest import FILE_NAME, LFS_HINT, ExpectedArray, Manifest, parse_manifest, table_name
+from tinyclf.data.tables import Columns, check_table, is_lfs_pointer, read_table
+from tinyclf.errors import BadInput
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split of an open dataset: `shards` are memory maps (n, H, W, 3) uint8, `labels` (N,) int64."""
+    """One split of an open dataset.
+
+    `shards` are memory maps (n, H, W, 3) uint8. `labels` are int64: class indices (N,), or where there are several
+    labels (N, L) of 0 and 1, in the order of `classes`.
+    """
 
     name: str
     classes: tuple[str, ...]
     shards: tuple[NDArray[np.uint8], ...]
     labels: NDArray[np.int64]
+    folder: Path
+    manifest: Manifest
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @cached_property
-    def _starts(self) -> NDArray[np.int64]:
+    def tags(self) -> Columns:
+        """The further columns, name -> (N,) int64; read when first asked for."""
+        names = tuple(self.manifest.splits[self.name].tags)
+        return read_table(self.folder, self.manifest, self.name, names) if names else {}
+
+    @property
+    def image_bytes(self) -> int:
+        """Return the size of one image."""
+        return 3 * self.manifest.size**2
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
         """First index of each shard, and one past the last: (shards + 1,)."""
         return np.cumsum([0, *(len(shard) for shard in self.shards)])
 
     def gather(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """Return the images at `indices` (n,), in that order: (n, H, W, 3) uint8, a copy.
 
-        The files are read in ascending order, whatever the order asked for.
+        The files are read in ascending order, whatever the order asked for; it is fastest when it is ascending already.
 
         Raises:
             IndexError: an index is outside 0 .. len - 1.
@@ -63,13 +61,20 @@ class Split:
         wanted = np.asarray(indices, dtype=np.int64)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise IndexError(f"split '{self.name}' has {len(self)} images: index out of range")
-        order = np.argsort(wanted, kind="stable")
-        ascending = wanted[order]
+        in_order = bool((wanted[1:] >= wanted[:-1]).all())
+        order = None if in_order else np.argsort(wanted, kind="stable")
+        ascending = wanted if order is None else wanted[order]
         images = np.empty((len(wanted), *self.shards[0].shape[1:]), dtype=np.uint8)
-        cuts = np.searchsorted(ascending, self._starts)
-        for shard, start, first, last in zip(self.shards, self._starts, cuts, cuts[1:], strict=False):
-            if first < last:
-                images[order[first:last]] = shard[ascending[first:last] - start]
+        cuts = np.searchsorted(ascending, self.starts).tolist()
+        for shard, start, first, last in zip(self.shards, self.starts, cuts, cuts[1:], strict=False):
+            if first == last:
+                continue
+            rows, within = shard.view(np.ndarray), ascending[first:last] - start
+            if order is None:
+                np.take(rows, within, axis=0, out=images[first:last], mode="clip")
+            else:  # image by image: a copy on the way would cost more than the loop
+                for place, index in zip(order[first:last].tolist(), within.tolist(), strict=True):
+                    images[place] = rows[index]
         return images
 
 
@@ -86,9 +91,28 @@ class Dataset:
         return self.manifest.classes
 
     @property
+    def multi_label(self) -> bool:
+        """Say whether an image has several labels; `classes` are then their names."""
+        return self.manifest.multi_label
+
+    @property
     def size(self) -> int:
         """Return the width and height of the images in pixels."""
         return self.manifest.size
+
+    @property
+    def training_split(self) -> str:
+        """Return the name of the split to train on: train, or the only one whose name begins so (train_quality, say).
+
+        Raises:
+            BadInput: there is none, or several.
+        """
+        names = [name for name in self.manifest.splits if name.startswith("train")]
+        if "train" in names or not names:
+            return "train"  # where there is none, opening it says what there is
+        if len(names) > 1:
+            raise BadInput(f"{self.path}: has {' and '.join(names)}: build a dataset with one of them, with --split")
+        return names[0]
 
     def split(self, name: str) -> Split:
         """Open the memory maps of split `name`.
@@ -98,9 +122,10 @@ class Dataset:
         """
         if name not in self.manifest.splits:
             raise BadInput(f"{self.path}: has no split '{name}': choose one of {', '.join(self.manifest.splits)}")
-        shards = tuple(_open_array(self.path, array) for array in self.manifest.shards(name))
-        labels = np.array(_open_array(self.path, self.manifest.labels(name)))
-        return Split(name, self.classes, shards, labels)
+        shards = tuple(open_array(self.path, array) for array in self.manifest.shards(name))
+        columns = read_table(self.path, self.manifest, name, self.manifest.label_columns)
+        labels = np.stack(list(columns.values()), axis=1) if self.multi_label else columns["label"]
+        return Split(name, self.classes, shards, labels, self.path, self.manifest)
 
 
 def open_dataset(path: Path) -> Dataset:
@@ -109,13 +134,24 @@ def open_dataset(path: Path) -> Dataset:
     Raises:
         BadInput: no dataset, or a file is missing or visibly damaged.
     """
-    dataset = Dataset(path, _read_manifest(path))
-    for array in dataset.manifest.arrays():
-        _open_array(path, array)
-    return dataset
+    manifest = read_manifest(path)
+    num_bytes = {entry.name: entry.num_bytes for entry in manifest.files}
+    for split in manifest.splits:
+        for array in manifest.shards(split):
+            open_array(path, array)
+        check_table(path, manifest, split)
+        for name in (*(array.name for array in manifest.shards(split)), table_name(split)):
+            if (path / name).stat().st_size != num_bytes[name]:
+                raise BadInput(f"{path / name}: its size is not the one in {FILE_NAME}: build the dataset again")
+    return Dataset(path, manifest)
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """Read the manifest of the dataset folder `path`.
+
+    Raises:
+        BadInput: no dataset, one of another version, or a damaged manifest.
+    """
     if not path.is_dir():
         raise BadInput(f"{path}: no such folder: write a dataset with tinyclf data build")
     file = path / FILE_NAME
@@ -127,12 +163,16 @@ def _read_manifest(path: Path) -> Manifest:
         raise BadInput(f"{path}/{error}") from error
 
 
-def _open_array(path: Path, expected: ExpectedArray) -> NDArray[Any]:
-    """Map one array file and compare its header with the manifest."""
+def open_array(path: Path, expected: ExpectedArray) -> NDArray[Any]:
+    """Map one array file and compare its header with the manifest.
+
+    Raises:
+        BadInput: missing, damaged, or not what the manifest says.
+    """
     file = path / expected.name
     if not file.is_file():
         raise BadInput(f"{file}: missing: run git lfs pull, or build the dataset again")
-    if _is_lfs_pointer(file):
+    if is_lfs_pointer(file):
         raise BadInput(f"{file}: {LFS_HINT}")
     try:
         array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -144,160 +184,3 @@ def _open_array(path: Path, expected: ExpectedArray) -> NDArray[Any]:
             "build the dataset again"
         )
     return array
-
-
-def _is_lfs_pointer(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(len(LFS_MAGIC)) == LFS_MAGIC
-
-
-def check_dataset(path: Path) -> Manifest:
-    """Verify every file of the dataset folder `path`: presence, size, sha256, header, labels and counts.
-
-    Raises:
-        BadInput: the folder is no dataset at all.
-        CheckFailed: damage; one line per problem.
-    """
-    if not (path / FILE_NAME).is_file():
-        _read_manifest(path)  # raises, and says which
-    try:
-        manifest = _read_manifest(path)
-    except BadInput as error:
-        raise CheckFailed(str(error)) from error
-    entries = {entry.name: entry for entry in manifest.files}
-    problems = [problem for array in manifest.arrays() if (problem := _problem(path, array, entries[array.name]))]
-    problems += [f"{path / name}: does not belong to the dataset: remove it" for name in _foreign(path, manifest)]
-    problems += [] if problems else _label_problems(path, manifest)
-    if problems:
-        raise CheckFailed("\n".join(problems))
-    return manifest
-
-
-def _problem(path: Path, expected: ExpectedArray, entry: FileEntry) -> str | None:
-    """Return what is wrong with one array file, in one line, or None."""
-    file = path / entry.name
-    if file.is_file() and not _is_lfs_pointer(file):
-        num_bytes = file.stat().st_size
-        if num_bytes != entry.num_bytes:
-            kind = "truncated" if num_bytes < entry.num_bytes else "too long"
-            return f"{file}: {kind}, {num_bytes:,} of {entry.num_bytes:,} bytes: build the dataset again"
-        if _sha256(file) != entry.sha256:
-            return f"{file}: damaged, its sha256 is not the one in {FILE_NAME}: build the dataset again"
-    try:
-        _open_array(path, expected)
-    except BadInput as error:
-        return str(error)
-    return None
-
-
-def _foreign(path: Path, manifest: Manifest) -> list[str]:
-    own = {FILE_NAME, *(entry.name for entry in manifest.files)}
-    return sorted(file.name for file in path.iterdir() if file.name not in own)
-
-
-def _label_problems(path: Path, manifest: Manifest) -> list[str]:
-    """Compare the labels with the class names and counts; the files themselves are sound."""
-    problems = []
-    for split, counts in manifest.counts.items():
-        file = path / labels_name(split)
-        labels = np.load(file, allow_pickle=False)
-        if labels.size and (labels.min() < 0 or labels.max() >= len(counts)):
-            problems.append(f"{file}: labels {labels.min()} to {labels.max()}, there are {len(counts)} classes")
-        elif tuple(np.bincount(labels, minlength=len(counts)).tolist()) != counts:
-            problems.append(f"{file}: the number of images per class is not the one in {FILE_NAME}")
-    return problems
-
-
-def write_dataset(
-    samples: Iterable[Sample],
-    *,
-    out: Path,
-    classes: Sequence[str],
-    source: str,
-    options: dict[str, Any],
-    shard_size: int = SHARD_SIZE,
-) -> Manifest:
-    """Write `samples` as the dataset folder `out`, which appears whole or not at all.
-
-    Raises:
-        BadInput: `out` exists; a sample that is no square uint8 RGB image, or a label without a class; no samples.
-    """
-    if out.exists():
-        raise BadInput(f"{out}: exists already: remove it, or choose another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        work.chmod(0o777 & ~_umask())  # mkdtemp hides the folder from everybody else
-        writer = _Writer(work, num_classes=len(classes), shard_size=shard_size)
-        for split, image, label in samples:
-            writer.add(split, image, label)
-        manifest = writer.finish(Manifest(0, tuple(classes), {}, source, options, shard_size))
-        (work / FILE_NAME).write_text(manifest.to_json())
-        os.rename(work, out)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    return manifest
-
-
-class _Writer:
-    """Collects samples and writes a shard as soon as it is full."""
-
-    def __init__(self, folder: Path, *, num_classes: int, shard_size: int) -> None:
-        self.folder = folder
-        self.num_classes = num_classes
-        self.shard_size = shard_size
-        self.size = 0
-        self.pending: dict[str, list[NDArray[np.uint8]]] = {}
-        self.labels: dict[str, list[int]] = {}
-        self.files: list[FileEntry] = []
-
-    def add(self, split: str, image: NDArray[np.uint8], label: int) -> None:
-        self.size = self.size or image.shape[0]
-        if image.dtype != np.uint8 or image.shape != (self.size, self.size, 3):
-            due = f"({self.size}, {self.size}, 3) uint8"
-            raise BadInput(f"the source yields an image {image.shape} {image.dtype}: all must be {due}")
-        if not 0 <= label < self.num_classes or not SPLIT_NAME.fullmatch(split):
-            raise BadInput(f"the source yields label {label} in split '{split}': there are {self.num_classes} classes")
-        self.labels.setdefault(split, []).append(int(label))
-        pending = self.pending.setdefault(split, [])
-        pending.append(image)
-        if len(pending) == self.shard_size:
-            self._flush(split)
-
-    def _flush(self, split: str) -> None:
-        index = (len(self.labels[split]) - 1) // self.shard_size
-        self._save(shard_name(split, index), np.stack(self.pending[split]))
-        self.pending[split].clear()
-
-    def _save(self, name: str, array: NDArray[Any]) -> None:
-        file = self.folder / name
-        np.save(file, array, allow_pickle=False)
-        self.files.append(FileEntry(name, _sha256(file), file.stat().st_size))
-
-    def finish(self, manifest: Manifest) -> Manifest:
-        """Write what is left; return `manifest` with size, counts and files filled in."""
-        if not self.labels:
-            raise BadInput(f"source '{manifest.source}' yields no image with these options")
-        counts = {}
-        for split, labels in self.labels.items():
-            if self.pending[split]:
-                self._flush(split)
-            self._save(labels_name(split), np.array(labels, dtype=np.int64))
-            counts[split] = tuple(np.bincount(labels, minlength=self.num_classes).tolist())
-        files = tuple(sorted(self.files, key=lambda entry: entry.name))
-        return replace(manifest, size=self.size, counts=counts, files=files)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

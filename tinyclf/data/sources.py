@@ -1,51 +1,111 @@
-"""Sources of images: one file each in datasets/, found and loaded here by path.
+"""Sources of images: one file each in datasets/, found and loaded here by path; or any import path module:function.
 
-A source is a file `datasets/<name>.py` whose docstring says what it is, and which defines
+A source is a file `datasets/<name>.py` whose docstring says what it is (its first line is the short help), and which
+defines
 
-    OPTIONS = {"size": (32, "width and height in pixels"), ...}    name -> (default, help)
-    def classes(options) -> Sequence[str]                          the class names, in the order of the labels
-    def build(options) -> Iterator[(split, image, label)]          image: (size, size, 3) uint8 RGB; label: int
+    OPTIONS = {"shifted": (False, "Rotate and invert."), ...}   name -> (default, help); may be empty
+    def classes(options) -> Sequence[str]                       class names; label names where there are several labels
+    def build(options) -> Iterator[Item]                        lazy, in an order that depends on the options alone
 
-`options` is a dict with a value for every name in OPTIONS. The type of a default (bool, int, float, str) is the type
-of the option; a type in place of a default means that the user must give it. Each name becomes an option of
-`tinyclf data build <name>`. Heavy imports belong inside the functions; `build` must depend on its options alone, and
-raises BadInput for values it cannot use.
+and, where it needs them,
+
+    SIZE = 32                                                   the default of --size
+    def multi_label(options) -> bool                            an item has one 0/1 per label name
+    def provenance(options) -> Mapping[str, Any]                revision, addresses, licence: recorded in the manifest
+    def resume(options, done) -> Iterator[Item]                 `build` without the first done[split] items of each
+                                                                split; for sources where passing over items is slow
+
+The type of a default (bool, int, float, str) is the type of the option; a type in place of a default means that the
+user must give it; `()` is an option that can be given several times, as a tuple of strings. Each name becomes an option
+of `tinyclf data build <name>`. `options` holds a value for every name in OPTIONS and in COMMON (which the builder
+takes care of; a source may read options["seed"], ["size"] or ["split"]), and options["wants"], a function: wants(split)
+is False when no further item of that split will be used. Heavy imports belong inside the functions. `build` raises
+BadInput for values it cannot use; it does not decode: the builder decodes, crops, resizes and writes.
+
+A plug-in is named `package.module:function`: the function is its `build`, the other names are attributes of the
+function or else of its module.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from tinyclf.data.manifest import Manifest
-from tinyclf.data.shards import Sample, write_dataset
+import numpy as np
+from numpy.typing import NDArray
+
 from tinyclf.errors import BadInput
 from tinyclf.resources import resource_dir
+
+COMMON: dict[str, tuple[Any, str]] = {
+    "size": (128, "Width and height of the images written, in pixels."),
+    "crop": ("squash", "To a square: squash changes the aspect ratio, centre cuts the sides off."),
+    "split": ((), "Build only this split; can be given several times. Default: all that the source has."),
+    "limit": (0, "Images per split. Default: 0, all."),
+    "balance": (False, "Equal numbers of every class in each split; what is too many is left out."),
+    "shard_size": (4096, "Images per shard."),
+    "seed": (0, "Of whatever the source draws at random."),
+    "strict": (False, "Stop at an image that cannot be read; otherwise it is listed, counted and left out."),
+}
+"""Options of every source, name -> (default, help); the builder takes care of them."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image as a source yields it; the builder decodes, resizes and writes it.
+
+    `image`: an image file, the content of one, or decoded RGB (H, W, 3) uint8. `label`: the class index; where there
+    are several labels, one 0/1 per label name. `tags`: further integer columns, the same for all items of a split.
+    `name` says where it comes from, for the list of images left out.
+    """
+
+    split: str
+    image: Path | bytes | NDArray[np.uint8]
+    label: int | tuple[int, ...]
+    tags: Mapping[str, int] = field(default_factory=dict)
+    name: str = ""
+
+
+Options = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A loaded source file; `options` maps a name to (default or type, help)."""
+    """A loaded source; `options` maps the names of its own options to (default or type, help)."""
 
     name: str
     doc: str
     options: dict[str, tuple[Any, str]]
-    classes: Callable[[dict[str, Any]], Sequence[str]]
-    build: Callable[[dict[str, Any]], Iterator[Sample]]
+    classes: Callable[[Options], Sequence[str]]
+    build: Callable[[Options], Iterator[Item]]
+    multi_label: Callable[[Options], bool] = lambda _: False
+    provenance: Callable[[Options], Mapping[str, Any]] = lambda _: {}
+    resume: Callable[[Options, Mapping[str, int]], Iterator[Item]] | None = None
+    size: int = COMMON["size"][0]
 
-    def complete(self, given: dict[str, Any]) -> dict[str, Any]:
+    @property
+    def all_options(self) -> dict[str, tuple[Any, str]]:
+        """Return the source's own options and then the common ones, with this source's default size."""
+        return {**self.options, **COMMON, "size": (self.size, COMMON["size"][1])}
+
+    def complete(self, given: Options) -> Options:
         """Return `given` with the defaults filled in.
 
         Raises:
             BadInput: an option that the source does not have, or one that is missing.
         """
-        unknown = sorted(set(given) - set(self.options))
+        known = self.all_options
+        unknown = sorted(set(given) - set(known))
         if unknown:
-            raise BadInput(f"source '{self.name}' has no option '{unknown[0]}': it has {', '.join(self.options)}")
-        options = {name: given.get(name, default) for name, (default, _) in self.options.items()}
+            raise BadInput(f"source '{self.name}' has no option '{unknown[0]}': it has {', '.join(known)}")
+        options = {name: given.get(name, default) for name, (default, _) in known.items()}
         missing = [name for name, value in options.items() if isinstance(value, type)]
         if missing:
             raise BadInput(f"source '{self.name}' needs --{missing[0].replace('_', '-')}")
@@ -54,34 +114,67 @@ class Source:
 
 def source_names() -> list[str]:
     """Return the names of the sources in datasets/, sorted."""
-    return sorted(file.stem for file in resource_dir("datasets").glob("*.py") if not file.name.startswith("_"))
+    return sorted(_source_files())
+
+
+def _source_files() -> dict[str, Path]:
+    """Map the name of each source to its file; an underscore in the file's name is a hyphen in the source's."""
+    files = resource_dir("datasets").glob("*.py")
+    return {file.stem.replace("_", "-"): file for file in files if not file.name.startswith("_")}
 
 
 def load_source(name: str) -> Source:
-    """Load `datasets/<name>.py`.
+    """Load the source `name` of datasets/, or a plug-in `module:function`.
 
     Raises:
-        BadInput: there is no such source.
+        BadInput: there is no such source, or the plug-in lacks something.
     """
-    if name not in source_names():
-        raise BadInput(f"unknown source '{name}': choose one of {', '.join(source_names())}")
-    file = resource_dir("datasets") / f"{name}.py"
+    if ":" in name:
+        return _load_plug_in(name)
+    file = _source_files().get(name)
+    if file is None:
+        raise BadInput(
+            f"unknown source '{name}': choose one of {', '.join(source_names())}, or give package.module:function"
+        )
     # By path, under a name of its own: an importable `datasets` would shadow the package of that name.
-    spec = importlib.util.spec_from_file_location(f"tinyclf_source_{name}", file)
+    spec = importlib.util.spec_from_file_location(f"tinyclf_source_{file.stem}", file)
     assert spec is not None, file
     assert spec.loader is not None, file
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    return Source(name, module.__doc__ or name, module.OPTIONS, module.classes, module.build)
+    return _source(name, module, module.build)
 
 
-def build_dataset(name: str, *, out: Path, options: dict[str, Any]) -> Manifest:
-    """Write the images of source `name` as the dataset folder `out`; options that are not given take their defaults.
+def _load_plug_in(name: str) -> Source:
+    module_name, _, function_name = name.partition(":")
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a module of the user's raises on import
+        raise BadInput(f"source '{name}': cannot import {module_name} ({type(error).__name__}: {error})") from error
+    finally:
+        sys.path.remove(here)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise BadInput(f"source '{name}': {module_name} has no function '{function_name}'")
+    return _source(name, module, function)
 
-    Raises:
-        BadInput: unknown source or option, `out` exists, or the source cannot be read.
-    """
-    source = load_source(name)
-    complete = source.complete(options)
-    classes = source.classes(complete)
-    return write_dataset(source.build(complete), out=out, classes=classes, source=name, options=complete)
+
+def _source(name: str, module: ModuleType, build: Callable[..., Any]) -> Source:
+    found = {
+        key: value
+        for key in ("classes", "multi_label", "provenance", "resume")
+        if (value := getattr(build, key, getattr(module, key, None))) is not None
+    }
+    if "classes" not in found:
+        raise BadInput(f"source '{name}': {module.__name__} has no function 'classes' that gives the class names")
+    return Source(
+        name=name,
+        doc=(build.__doc__ if ":" in name else None) or module.__doc__ or name,
+        options=dict(getattr(build, "OPTIONS", getattr(module, "OPTIONS", {}))),
+        build=build,
+        size=getattr(build, "SIZE", getattr(module, "SIZE", COMMON["size"][0])),
+        **found,
+    )
