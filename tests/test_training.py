@@ -111,7 +111,7 @@ def test_a_step_runs_clean_under_sanitizers(target: Target, sanitizer: str, tmp_
 
 
 @on_targets()
-@pytest.mark.parametrize("logit", [0.0, 5.0, 12.0, 30.0])
+@pytest.mark.parametrize("logit", [0.0, 5.0, 12.0, 40.0, 70.0, 300.0])
 @pytest.mark.parametrize("right", [True, False])
 def test_cross_entropy_of_certain_predictions(target: Target, logit: float, right: bool, tmp_path: Path) -> None:
     # One weight carries the whole logit; the input gradient of the loss is softmax - label, tiny when it is right.
@@ -152,6 +152,25 @@ def test_a_value_that_was_not_reported_fails(tmp_path: Path) -> None:
     trace.write_text(trace.read_text().replace("output.weight.grad", "output.other.grad"))
     failed = [c.name for c in execute(job, program, host, tmp_path / "p").comparisons if not c.passed]
     assert failed == ["output.weight.grad"]
+
+
+def test_cross_entropy_of_the_reference_is_torchs() -> None:
+    generator = torch.Generator().manual_seed(3)
+    for num_classes in (2, 5, 10):
+        logits = (3 * torch.randn(num_classes, generator=generator, dtype=torch.float64)).requires_grad_()
+        for target in (
+            *torch.eye(num_classes, dtype=torch.float64),
+            torch.full((num_classes,), 1 / num_classes).double(),
+        ):
+            expected = nn.functional.cross_entropy(logits[None], target[None])
+            actual = golden.cross_entropy(logits, target)
+            torch.testing.assert_close(actual, expected, rtol=1e-12, atol=0)
+            (ours,), (theirs,) = (torch.autograd.grad(loss, logits) for loss in (actual, expected))
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+    certain = torch.tensor([50.0, 0.0], dtype=torch.float64, requires_grad=True)
+    loss = golden.cross_entropy(certain, torch.tensor([1.0, 0.0], dtype=torch.float64))
+    assert loss.item() == pytest.approx(np.exp(-50.0), rel=1e-12)
+    np.testing.assert_allclose(torch.autograd.grad(loss, certain)[0], [-np.exp(-50.0), np.exp(-50.0)], rtol=1e-12)
 
 
 def test_golden_is_the_optimizer_of_torch() -> None:

@@ -25,6 +25,7 @@ from tinyclf.targets import Target
 
 TOLERANCE = 1e-4  # of every gradient, updated weight, logit and loss: float32 against double
 LOGIT_SCALE = 1.0  # softmax sees absolute differences of logits: an error counts relative to at least this
+LEAST_SCALE = 1e-30  # of all else: nearer to float32's smallest number, 1e-38, products lose their relative precision
 CODE_ALLOWANCE = 96 * 1024  # bytes kept free for code, constants and stacks when samples are counted in
 
 
@@ -250,4 +251,6 @@ def _error(actual: dict[str, NDArray[np.float32]], name: str, expected: NDArray[
     """Return the error of a value that a step reported; infinite if it did not."""
     if name not in actual:
         return float("inf")
-    return golden.relative_error(actual[name], expected, least_scale=LOGIT_SCALE if name == golden.LOGITS else 0.0)
+    return golden.relative_error(
+        actual[name], expected, least_scale=LOGIT_SCALE if name == golden.LOGITS else LEAST_SCALE
+    )

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -42,6 +41,18 @@ class _ReLU(nn.Module):
         y = x * passes
         self.result = y.detach()[0]
         return y
+
+
+def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return torch's cross entropy of `logits` (classes) and `target` (classes), probabilities.
+
+    Where a prediction is nearly certain torch's own rounds loss and gradient to noise, even in double precision
+    (1 - probability below 1e-16, as trained classifiers reach); summing the other classes apart keeps them.
+    """
+    largest = int(logits.argmax())
+    others = torch.arange(len(logits)) != largest
+    z = logits[others] - logits[largest]
+    return target.sum() * torch.log1p(z.exp().sum()) - (target[others] * z).sum()
 
 
 def _set(parameters: Mapping[str, nn.Parameter], values: Arrays) -> None:
@@ -83,8 +94,9 @@ def training_steps(
         relu_names: for ReLU modules that gradients pass, the name to give the output.
         device_steps: what the device reported, by those names; ties at a ReLU's kink are resolved as it did.
         tie: how near to zero, relative to the layer's largest input, a ReLU's input may be to count as a tie.
-        follow: start each step from the weights that the device reported after the step before. Each step is then
-            judged by itself; otherwise the whole run is, in which the steps may amplify rounding.
+        follow: start each step from the weights that the device reported after the step before, and its backward pass
+            from the device's logits. Each step is then judged by itself; otherwise the whole run is, in which the
+            steps may amplify rounding.
 
     Returns:
         for each step the "logits", the "loss" (1), the outputs of `relu_names`, each trained parameter's gradient as
@@ -105,11 +117,15 @@ def training_steps(
             output = device_steps[step].get(relu_names[name]) if relu_names and step < len(device_steps) else None
             relu.output = None if output is None else torch.from_numpy(np.array(output))
         i = step % len(samples)
-        logits = model(torch.from_numpy(samples[i : i + 1]).double())
-        loss = functional.cross_entropy(logits, torch.from_numpy(labels[i : i + 1]).double())
+        logits = model(torch.from_numpy(samples[i : i + 1]).double())[0]
+        seen = logits
+        if follow and LOGITS in device_steps[step]:
+            # Rounding of large logits moves exp() far: loss and gradients are judged from the device's logits.
+            seen = logits + (torch.from_numpy(np.array(device_steps[step][LOGITS])) - logits.detach())
+        loss = cross_entropy(seen, torch.from_numpy(labels[i]).double())
         optimizer.zero_grad()
         torch.autograd.backward(loss)
-        values = {LOGITS: logits[0].detach().numpy(), LOSS: loss.detach().numpy().reshape(1)}
+        values = {LOGITS: logits.detach().numpy(), LOSS: loss.detach().numpy().reshape(1)}
         values |= {name: relus[relu].result.numpy() for relu, name in (relu_names or {}).items()}
         for name, parameter in trained.items():
             assert parameter.grad is not None

@@ -203,7 +203,7 @@ def _report_lines(report: Report) -> list[str]:
     lines = ["", f"{'step':>4}  {'loss here':>12}  {'PyTorch':>12}" + ("        cycles" if report.cycles else "")]
     for step, (here, pytorch) in enumerate(report.losses):
         cycles = f"  {report.cycles[step]:>12,}" if report.cycles else ""
-        lines.append(f"{step:>4}  {here:>12.6f}  {pytorch:>12.6f}{cycles}")
+        lines.append(f"{step:>4}  {here:>12.6g}  {pytorch:>12.6g}{cycles}")
     worst = report.worst()
     width = max(len(c.name) for c in worst)
     lines += ["", f"{'worst of all steps, max|a-e| / max|e|':<{width}}   one step  whole run"]
@@ -214,7 +214,7 @@ def _report_lines(report: Report) -> list[str]:
     if report.num_ties:
         lines.append(f"{report.num_ties} ReLU inputs lie within rounding of zero and were resolved as on the target")
     if report.passed and report.drifted:
-        lines.append("every step is right, but the steps amplify rounding: the run drifts (try a smaller --lr)")
+        lines.append("every step is right; over the run rounding adds up to more (large logits or rates amplify it)")
     return lines
 
 
