@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch costs a second to import, and building or checking a 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE = 128
 
 
 def normalise(images: NDArray[np.uint8]) -> torch.Tensor:
@@ -36,7 +36,7 @@ def normalise(images: NDArray[np.uint8]) -> torch.Tensor:
     offset = torch.tensor(-np.array(MEAN) / np.array(STD), dtype=torch.float32).repeat(width)
     # Whole rows at a time: an inner loop over three channels would not be vectorised. Few enough to stay in the cache.
     pixels = torch.from_numpy(images.reshape(num * height, width * 3))
-    rows = torch.empty(pixels.shape)
+    rows = torch.from_numpy(np.empty(pixels.shape, np.float32))  # numpy asks for huge pages: fewer page faults
     for first in range(0, len(rows), ROWS_AT_ONCE):
         part = rows[first : first + ROWS_AT_ONCE]
         part.copy_(pixels[first : first + ROWS_AT_ONCE])
