@@ -24,6 +24,17 @@ def run(*arguments: object) -> Result:
     return result
 
 
+def parse(line: str) -> None:
+    """Parse a command line that begins with `tinyclf`, without running it."""
+    command: click.Command = cli.main
+    arguments = shlex.split(line)[1:]
+    while isinstance(command, click.Group):
+        child = command.get_command(click.Context(command), arguments.pop(0))
+        assert child is not None, line
+        command = child
+    command.make_context("x", arguments)
+
+
 def commands(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Return the path of every command and group."""
     found = [path]
@@ -66,13 +77,7 @@ def test_examples_in_the_help_can_be_parsed() -> None:
     }
     assert len(examples) >= 6
     for example in examples:
-        command: click.Command = cli.main
-        arguments = shlex.split(example)[1:]
-        while isinstance(command, click.Group):
-            child = command.get_command(click.Context(command), arguments.pop(0))
-            assert child is not None, example
-            command = child
-        command.make_context("x", arguments)
+        parse(example)
 
 
 @pytest.mark.parametrize(

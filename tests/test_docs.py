@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
-import click
 import pytest
+from test_cli import parse
 
 from tinyclf import __version__, cli
 from tinyclf.jobs import memory_of
@@ -26,13 +25,7 @@ def test_commands_of_the_readme_parse() -> None:
     lines = [line for line in _code_lines() if line.startswith("tinyclf ")]
     assert len(lines) >= 7
     for line in lines:
-        command: click.Command = cli.main
-        arguments = shlex.split(line)[1:]
-        while isinstance(command, click.Group):
-            child = command.get_command(click.Context(command), arguments.pop(0))
-            assert child is not None, line
-            command = child
-        command.make_context("x", arguments)
+        parse(line)
 
 
 def test_make_targets_of_the_readme_exist() -> None:

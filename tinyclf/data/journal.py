@@ -116,7 +116,7 @@ class Journal:
         for file in self.folder.iterdir():
             if file.name not in known:
                 file.unlink()
-        sync_folder(self.root)
+        sync(self.root)
 
     def add(self, record: ShardRecord) -> None:
         """Note that a shard is finished; its file must be on the disk."""
@@ -125,11 +125,11 @@ class Journal:
 
     def publish(self) -> None:
         """Turn the finished folder into `out`, at once, and remove what was needed to build it."""
-        sync_folder(self.folder)
+        sync(self.folder)
         if self.out.exists():
             raise BadInput(f"{self.out}: has come into being meanwhile: move it away, then repeat with --resume")
         os.rename(self.folder, self.out)
-        sync_folder(self.out.parent)
+        sync(self.out.parent)
         self.remove()
 
     def remove(self) -> None:
@@ -166,9 +166,9 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     return f"the unfinished build was begun with another {', '.join(changed)}"
 
 
-def sync_folder(folder: Path) -> None:
-    """Have the names in `folder` on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Have a file's content, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

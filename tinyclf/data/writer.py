@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyclf.data.decoding import Decoded
-from tinyclf.data.journal import Journal, ShardRecord, sha256
+from tinyclf.data.journal import Journal, ShardRecord, sha256, sync
 from tinyclf.data.manifest import FILE_NAME, FileEntry, Manifest, SplitInfo, balance_names, shard_name, table_name
 from tinyclf.data.selection import Group
 from tinyclf.data.sources import Item
@@ -185,7 +185,7 @@ class Writer:
         columns = self.splits[name].columns
         table = self.journal.folder / table_name(name)
         write_table(table, columns)
-        _sync(table)
+        sync(table)
         content = balance(columns, split=name, classes=self.classes, multi_label=self.multi_label)
         text, data = balance_names(name)
         self._write(text, balance_text(content))
@@ -196,7 +196,7 @@ class Writer:
     def _write(self, name: str, text: str) -> None:
         file = self.journal.folder / name
         file.write_text(text, encoding="utf-8", newline="\n")
-        _sync(file)
+        sync(file)
 
     def _info(self, split: _Split) -> SplitInfo:
         num_values = split.num_images * self.size**2
@@ -245,13 +245,5 @@ def _write_shard(file: Path, images: list[NDArray[np.uint8]]) -> tuple[str, int]
     for image in images:
         digest.update(image.tobytes())
     os.replace(temporary, file)
-    _sync(file.parent)
+    sync(file.parent)
     return digest.hexdigest(), num_header + sum(image.nbytes for image in images)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
