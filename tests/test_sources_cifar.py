@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Mapping
@@ -142,8 +143,7 @@ def test_cifar10(cifar10: Path, tmp_path: Path) -> None:
 
 
 def test_cifar10_from_a_folder_and_grouped(cifar10: Path, tmp_path: Path) -> None:
-    with tarfile.open(cifar10) as archive:
-        archive.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(cifar10, tmp_path)
     options = {"positive": ("cat", "dog"), "validation_share": 0.0, "split": ("train", "test")}
     found = items("cifar10", **{"from": tmp_path}, **options)
     same = items("cifar10", **{"from": tmp_path / "cifar-10-batches-py"}, **options)
