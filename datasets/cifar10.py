@@ -9,20 +9,13 @@ Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009; no lice
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinyclf.data.sources import Item
+from tinyclf.data.sources import Item, load_file
 
-_spec = importlib.util.spec_from_file_location("tinyclf_cifar", Path(__file__).with_name("_cifar.py"))
-assert _spec is not None
-assert _spec.loader is not None
-_cifar = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = _cifar  # dataclasses look their module up
-_spec.loader.exec_module(_cifar)
+_cifar = load_file(Path(__file__).with_name("_cifar.py"))
 
 OPTIONS = _cifar.OPTIONS
 SIZE = _cifar.SIDE

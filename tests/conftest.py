@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tinyclf.targets import Target, find_target, find_targets
+
+if TYPE_CHECKING:
+    from tinyclf.data import Item
 
 REQUIRED = {name for name in os.environ.get("TINYCLF_REQUIRE", "").split(",") if name}
 SHARED = Path(__file__).parent.parent.parent / "shared"  # real photographs and weights, where they are at hand
@@ -59,6 +63,22 @@ def _digits(tmp_path_factory: pytest.TempPathFactory, *, shifted: bool) -> Path:
     out = tmp_path_factory.mktemp("data") / "digits"
     build_dataset("digits", out=out, options={"shifted": shifted})
     return out
+
+
+def items(name: str, **given: Any) -> list[Item]:
+    """Return all items of a source with the options given."""
+    from tinyclf.data import load_source
+
+    source = load_source(name)
+    return list(source.build({**source.complete(given), "wants": lambda split: True}))
+
+
+def class_names(name: str, **given: Any) -> list[str]:
+    """Return the class names of a source with the options given."""
+    from tinyclf.data import load_source
+
+    source = load_source(name)
+    return list(source.classes(source.complete(given)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -24,6 +24,14 @@ def run(*arguments: object) -> Result:
     return result
 
 
+def check_refusal(result: Result, *, code: int, message: str, folder: Path) -> None:
+    """Assert the exit code, one line on stderr, nothing on stdout, and that `folder` is as empty as before."""
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert re.search(message, result.stderr), result.stderr
+    assert code == 2 or len(result.stderr.splitlines()) == 1
+    assert list(folder.iterdir()) == []
+
+
 def parse(line: str) -> None:
     """Parse a command line that begins with `tinyclf`, without running it."""
     command: click.Command = cli.main
@@ -227,11 +235,7 @@ def test_runs_are_numbered(digits_dir: Path, tmp_path: Path, monkeypatch: pytest
 )
 def test_errors(arguments: str, code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = run(*arguments.split())
-    assert (result.exit_code, result.stdout) == (code, "")
-    assert re.search(message, result.stderr), result.stderr
-    assert code == 2 or len(result.stderr.splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
+    check_refusal(run(*arguments.split()), code=code, message=message, folder=tmp_path)
 
 
 @pytest.mark.parametrize(

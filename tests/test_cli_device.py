@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import on_targets
-from test_cli import run, trained
+from test_cli import check_refusal, run, trained
 
 from tinyclf.targets import Target
 
@@ -120,11 +120,7 @@ def test_an_emitted_project_stands_alone(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_errors(arguments: str, code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = run(*arguments.split())
-    assert (result.exit_code, result.stdout) == (code, "")
-    assert re.search(message, result.stderr), result.stderr
-    assert code == 2 or len(result.stderr.splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
+    check_refusal(run(*arguments.split()), code=code, message=message, folder=tmp_path)
 
 
 def test_a_dataset_that_does_not_fit_the_run_is_refused(trained: tuple[Path, str], tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import class_names, items
 from numpy.typing import NDArray
 from PIL import Image
-from test_sources_cifar import Malicious, built, class_names, items, pictures, read_all, write_tar
+from test_sources_cifar import Malicious, built, pictures, read_all, write_tar
 
 from tinyclf.errors import BadInput
 

@@ -13,20 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import class_names, items
 from numpy.typing import NDArray
 
-from tinyclf.data import Dataset, Item, build_dataset, check_dataset, load_source, open_dataset
+from tinyclf.data import Dataset, build_dataset, check_dataset, open_dataset
 from tinyclf.errors import BadInput
-
-
-def items(name: str, **given: Any) -> list[Item]:
-    source = load_source(name)
-    return list(source.build({**source.complete(given), "wants": lambda split: True}))
-
-
-def class_names(name: str, **given: Any) -> list[str]:
-    source = load_source(name)
-    return list(source.classes(source.complete(given)))
 
 
 def built(out: Path, name: str, **given: Any) -> Dataset:

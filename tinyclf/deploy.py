@@ -137,11 +137,9 @@ def make_program(job: Job) -> Program:
     )
 
 
-def num_fitting_samples(memory: MemoryReport, sample_bytes: int, target: Target) -> int | None:
-    """Return how many samples fit the target's memory beside the plan; None where there is no limit."""
-    if target.memory_bytes is None:
-        return None
-    return (target.memory_bytes - CODE_ALLOWANCE - memory.total) // sample_bytes
+def num_fitting_samples(memory: MemoryReport, sample_bytes: int, target_bytes: int) -> int:
+    """Return how many samples fit a target's memory beside the plan; below 1 if none does."""
+    return (target_bytes - CODE_ALLOWANCE - memory.total) // sample_bytes
 
 
 def require_fit(program: Program, target: Target) -> None:

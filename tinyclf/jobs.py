@@ -75,9 +75,15 @@ def memory_of(variant: Variant, *, arch: str | None, size: int, num_classes: int
     model = build_model(arch, num_classes=num_classes, size=size)
     freeze(model, variant)
     folded = fold_batchnorm(model)
-    graph = training_graph(folded, input_shape=(3, size, size), learning_rate=0.01)
+    graph, plan, sums = _plan(folded, (3, size, size))
+    return Need(arch, graph, plan, sums, num_parameters(model), num_parameters(folded))
+
+
+def _plan(folded: nn.Module, input_shape: tuple[int, int, int]) -> tuple[Graph, MemoryPlan, MemoryReport]:
+    """Plan a training step; no byte of it depends on the learning rate."""
+    graph = training_graph(folded, input_shape=input_shape, learning_rate=DEFAULT_RATE)
     plan = plan_memory(graph)
-    return Need(arch, graph, plan, report(graph, plan), num_parameters(model), num_parameters(folded))
+    return graph, plan, report(graph, plan)
 
 
 def default_project(request: Request) -> Path:
@@ -178,10 +184,9 @@ def _most_samples(request: Request) -> int:
 
 def _num_samples(request: Request, model: nn.Module, images: NDArray[np.float32]) -> int:
     """Return how many of `images` to link in: as asked for, else as many as fit the target."""
-    if request.num_samples:
+    if request.num_samples or request.target.memory_bytes is None:
         return len(images)
     _, channels, height, width = images.shape
-    graph = training_graph(model, input_shape=(channels, height, width), learning_rate=DEFAULT_RATE)
-    memory = report(graph, plan_memory(graph))
-    fitting = num_fitting_samples(memory, images[0].nbytes, request.target)
-    return len(images) if fitting is None else min(len(images), max(fitting, 1))  # that one fits is checked later
+    _, _, memory = _plan(model, (channels, height, width))
+    fitting = num_fitting_samples(memory, images[0].nbytes, request.target.memory_bytes)
+    return min(len(images), max(fitting, 1))  # that one fits is checked later

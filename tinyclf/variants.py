@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from tinyclf.errors import BadInput
 
-# variant -> (does it start from trained weights, what is trained)
+# variant -> does it start from trained weights
 VARIANTS = {
-    "scratch": (False, "everything, from random weights"),
-    "full": (True, "everything, from trained weights"),
-    "LP": (True, "the linear layer (linear probe)"),
-    "FD": (True, "the linear layer of an FD-MobileNet"),
-    "FT": (True, "the last K depthwise-separable blocks and the linear layer"),
+    "scratch": False,  # everything is trained, from random weights
+    "full": True,  # everything
+    "LP": True,  # the linear layer (linear probe)
+    "FD": True,  # the linear layer of an FD-MobileNet
+    "FT": True,  # the last K depthwise-separable blocks and the linear layer
 }
 
 
@@ -37,7 +37,7 @@ class Variant:
     @property
     def needs_weights(self) -> bool:
         """Tell whether training starts from trained weights."""
-        return VARIANTS[self.name][0]
+        return VARIANTS[self.name]
 
     @property
     def trains_everything(self) -> bool:

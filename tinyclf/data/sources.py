@@ -136,14 +136,22 @@ def load_source(name: str) -> Source:
         raise BadInput(
             f"unknown source '{name}': choose one of {', '.join(source_names())}, or give package.module:function"
         )
-    # By path, under a name of its own: an importable `datasets` would shadow the package of that name.
+    module = load_file(file)
+    return _source(name, module, module.build)
+
+
+def load_file(file: Path) -> ModuleType:
+    """Load a Python file of datasets/ by its path; a source uses it for what it shares with another.
+
+    Under a name of its own: an importable `datasets` would shadow the package of that name.
+    """
     spec = importlib.util.spec_from_file_location(f"tinyclf_source_{file.stem}", file)
     assert spec is not None, file
     assert spec.loader is not None, file
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    return _source(name, module, module.build)
+    return module
 
 
 def _load_plug_in(name: str) -> Source:
