@@ -12,11 +12,16 @@ import tinyclf
 ROOT = Path(tinyclf.__file__).parent
 
 # Anyone may import these; they import nothing of tinyclf but each other.
-LEAVES = {"errors", "files", "resources", "variants"}
+LEAVES = {"architectures", "errors", "files", "plugins", "resources", "variants"}
 
 ALLOWED = {
     # workstation half
-    "models": set(),
+    "tiny_nets": set(),
+    "zoo": set(),
+    "freezing": set(),
+    "folding": set(),
+    "weights": {"freezing", "zoo"},
+    "models": {"folding", "freezing", "weights", "zoo"},
     "data": set(),
     "runs": {"models"},
     "evaluate": {"data", "runs"},

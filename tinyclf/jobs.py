@@ -11,14 +11,25 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from tinyclf.architectures import ARCHITECTURES
 from tinyclf.data import normalise, open_dataset
 from tinyclf.data.sampling import epoch_order
 from tinyclf.deploy import Job, num_fitting_samples
-from tinyclf.errors import BadInput
+from tinyclf.errors import BadInput, Unsupported
 from tinyclf.ir import Graph
 from tinyclf.lower import training_graph
 from tinyclf.memory import MemoryPlan, MemoryReport, plan_memory, report
-from tinyclf.models import build_model, calibrate_batchnorm, fold_batchnorm, freeze, num_parameters
+from tinyclf.models import (
+    blocks,
+    build_model,
+    calibrate_batchnorm,
+    fold_batchnorm,
+    freeze,
+    head_layer,
+    model_size_bytes,
+    num_macs,
+    num_parameters,
+)
 from tinyclf.runs import load_run
 from tinyclf.targets import Target
 from tinyclf.variants import Variant
@@ -79,6 +90,70 @@ def memory_of(variant: Variant, *, arch: str | None, size: int, num_classes: int
     return Need(arch, graph, plan, sums, num_parameters(model), num_parameters(folded))
 
 
+@dataclass(frozen=True)
+class NetworkFacts:
+    """What `tinyclf models` shows of an architecture at a size and a number of classes.
+
+    `num_parameters` are PyTorch's, with BatchNorm; `num_macs` is of one image, forward; `num_blocks` is the most that
+    FT can unfreeze; `published`: pytorchcv offers weights. `obstacle`: why the device half cannot lower it, or "".
+    """
+
+    name: str
+    description: str
+    num_parameters: int
+    num_macs: int
+    fp32_bytes: int
+    fp16_bytes: int
+    num_blocks: int
+    published: bool
+    obstacle: str
+
+
+def network_facts(arch: str, *, size: int, num_classes: int, small_input: bool = False) -> NetworkFacts:
+    """Return the facts of `arch` for images of `size` pixels; built from shapes alone, without weights.
+
+    Raises:
+        BadInput, Unsupported: it cannot be built, see `build_model`.
+    """
+    with torch.device("meta"):
+        model = build_model(arch, num_classes=num_classes, size=size, small_input=small_input)
+    row = ARCHITECTURES.get(arch)
+    deployed, obstacle = _lowered(model, size=size)
+    return NetworkFacts(
+        name=arch,
+        description=row.description if row else type(model).__name__,
+        num_parameters=num_parameters(model),
+        num_macs=num_macs(deployed, size),
+        fp32_bytes=model_size_bytes(model, 4),
+        fp16_bytes=model_size_bytes(model, 2),
+        num_blocks=len(blocks(model)),
+        published=row is not None and row.published,
+        obstacle=obstacle,
+    )
+
+
+def deployability(arch: str, *, size: int, num_classes: int, small_input: bool = False) -> str:
+    """Return why `arch` cannot be deployed, as `Unsupported` words it, or "" if it can: tried with variant LP.
+
+    Raises:
+        BadInput, Unsupported: it cannot be built, see `build_model`.
+    """
+    with torch.device("meta"):
+        model = build_model(arch, num_classes=num_classes, size=size, small_input=small_input)
+    return _lowered(model, size=size)[1]
+
+
+def _lowered(model: nn.Module, *, size: int) -> tuple[nn.Module, str]:
+    """Fold `model` and lower its LP step; return what was lowered, unfolded where folding fails, and the obstacle."""
+    try:
+        freeze(model, Variant("LP"))
+        model = fold_batchnorm(model)
+        training_graph(model, input_shape=(3, size, size), learning_rate=DEFAULT_RATE)
+    except Unsupported as error:
+        return model, str(error)
+    return model, ""
+
+
 def _plan(folded: nn.Module, input_shape: tuple[int, int, int]) -> tuple[Graph, MemoryPlan, MemoryReport]:
     """Plan a training step; no byte of it depends on the learning rate."""
     graph = training_graph(folded, input_shape=input_shape, learning_rate=DEFAULT_RATE)
@@ -108,8 +183,7 @@ def make_job(request: Request) -> Job:
         model, variant, images, labels, command = _random(request)
     rate = request.learning_rate or (DEFAULT_RATE_FULL if variant.trains_everything else DEFAULT_RATE)
     folded = fold_batchnorm(model)
-    num_classes = folded.get_submodule("output").out_features
-    assert isinstance(num_classes, int)
+    num_classes = head_layer(folded).weight.shape[0]
     num = _num_samples(request, folded, images)
     return Job(
         model=folded,

@@ -1,138 +1,139 @@
-"""Architectures (which net) as torch modules, frozen as a variant says; folding of BatchNorm; weights files."""
+"""Models: an architecture by name, built with random weights for a number of classes and a size; its counts."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-from pathlib import Path
+from typing import Any
 
 import torch
-from pytorchcv.model_provider import get_model
-from pytorchcv.models.common import DwsConvBlock
-from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import nn
 
+from tinyclf.architectures import ARCHITECTURES, find_architecture, is_import_path
 from tinyclf.errors import BadInput, Unsupported
-from tinyclf.variants import Variant
+from tinyclf.folding import calibrate_batchnorm, fold_batchnorm
+from tinyclf.freezing import blocks, freeze, head, head_layer, set_train_mode
+from tinyclf.plugins import load_object
+from tinyclf.weights import load_pretrained, load_state, load_weights
+from tinyclf.zoo import build_from_pytorchcv
 
-# pytorchcv name -> what it is. Its pretrained weights carry the same name.
-ARCHITECTURES = {
-    "mobilenet_w1": "MobileNetV1, width 1.0",
-    "mobilenet_w3d4": "MobileNetV1, width 0.75",
-    "mobilenet_wd2": "MobileNetV1, width 0.5",
-    "mobilenet_wd4": "MobileNetV1, width 0.25",
-    "fdmobilenet_w1": "FD-MobileNet, width 1.0",
-    "fdmobilenet_w3d4": "FD-MobileNet, width 0.75",
-    "fdmobilenet_wd2": "FD-MobileNet, width 0.5",
-    "fdmobilenet_wd4": "FD-MobileNet, width 0.25",
-}
+__all__ = [
+    "ARCHITECTURES",
+    "blocks",
+    "build_model",
+    "calibrate_batchnorm",
+    "fold_batchnorm",
+    "freeze",
+    "head",
+    "head_layer",
+    "load_pretrained",
+    "load_state",
+    "load_weights",
+    "model_size_bytes",
+    "num_macs",
+    "num_parameters",
+    "set_train_mode",
+]
 
 
-def build_model(arch: str, *, num_classes: int, size: int, seed: int = 0) -> nn.Module:
+def build_model(arch: str, *, num_classes: int, size: int, seed: int = 0, small_input: bool = False) -> nn.Module:
     """Build `arch` with random weights for RGB images (N, 3, size, size) -> logits (N, num_classes).
+
+    `arch` is a name of ARCHITECTURES, or the import path `package.module:function` of a function of the user's that is
+    called as f(num_classes=..., in_size=(size, size)) and returns an nn.Module with a child `output`, its head.
+
+    `small_input`, for images of about 32 pixels: nothing before the first block makes the image smaller. Strides of
+    convolutions there become 1 and max pools go, which changes no weight's shape. At 32 pixels the last map of a
+    MobileNet, FD-MobileNet, MnasNet, EfficientNet or RegNet is then 2x2 in place of 1x1, of a ResNet or ShuffleNet 4x4,
+    of a SqueezeNet 6x6 or 7x7.
 
     The weights depend on `seed` alone; the global random state of torch is left as it was.
 
     Raises:
-        BadInput: unknown architecture, a size below 32 or fewer than two classes.
+        BadInput: unknown architecture, a size below 32, fewer than two classes, or a function of the user's that fails.
+        Unsupported: what the user's function returns cannot be used; the message says what it lacks.
     """
-    if arch not in ARCHITECTURES:
-        raise BadInput(f"unknown architecture '{arch}': choose one of {', '.join(ARCHITECTURES)}")
+    if not is_import_path(arch):
+        find_architecture(arch)
     if size < 32:
         raise BadInput(f"images of {size}x{size} are too small for {arch}, which halves them five times: use --size 32")
     if num_classes < 2:
         raise BadInput(f"{num_classes} class(es): a classifier needs at least 2")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = get_model(arch, num_classes=num_classes, in_size=(size, size))
-        # pytorchcv's head starts with weights of deviation sqrt(2 / classes), which saturates the softmax: use torch's.
-        head = model.get_submodule("output")
-        assert isinstance(head, nn.Linear)
-        head.reset_parameters()
-    # pytorchcv ends in AvgPool2d(7), which is the global average at 224 pixels and fails below.
-    model.get_submodule("features").final_pool = nn.AdaptiveAvgPool2d(1)
+        if is_import_path(arch):
+            model = _build_own(arch, num_classes=num_classes, size=size)
+        else:
+            model = _build_named(arch, num_classes=num_classes)
+    if small_input:
+        _keep_size_in_stem(model)
     return model
 
 
-def blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the depthwise-separable blocks of `model` as (name, module), in forward order."""
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, DwsConvBlock)]
+def _build_named(arch: str, *, num_classes: int) -> nn.Module:
+    builder = ARCHITECTURES[arch].builder
+    if builder:
+        model: nn.Module = load_object(builder, what="architecture")(num_classes=num_classes)
+    else:
+        model = build_from_pytorchcv(arch, num_classes=num_classes)
+    # pytorchcv's heads start with weights of deviation sqrt(2 / classes), which saturates the softmax: use torch's.
+    head_layer(model).reset_parameters()
+    return model
 
 
-def freeze(model: nn.Module, variant: Variant) -> None:
-    """Set `requires_grad` of every parameter of `model` as `variant` says.
-
-    Raises:
-        BadInput: FT asks for more blocks than there are.
-        Unsupported: the model has no linear layer named "output".
-    """
-    if variant.trains_everything:
-        model.requires_grad_(True)
-        return
-    names = [name for name, _ in blocks(model)]
-    k = variant.k if variant.name == "FT" else 0
-    if k > len(names):
+def _build_own(arch: str, *, num_classes: int, size: int) -> nn.Module:
+    """Call the user's function and check what it returns, with one image."""
+    function = load_object(arch, what="architecture")
+    try:
+        model = function(num_classes=num_classes, in_size=(size, size))
+    except Exception as error:  # whatever the user's code raises
         raise BadInput(
-            f"FT with k={k}: the net has {len(names)} depthwise-separable blocks, use --k {len(names)} or less"
-        )
-    if not isinstance(getattr(model, "output", None), nn.Linear):
-        raise Unsupported(f"{type(model).__name__} has no linear layer named 'output' that {variant.label} could train")
-    model.requires_grad_(False)
-    model.get_submodule("output").requires_grad_(True)
-    for name in names[len(names) - k :]:
-        model.get_submodule(name).requires_grad_(True)
+            f"architecture '{arch}': called with num_classes={num_classes}, in_size=({size}, {size}) it raised "
+            f"{_one_line(error)}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise Unsupported(f"architecture '{arch}': returned a {type(model).__name__}, not a torch.nn.Module")
+    try:
+        head_layer(model)
+    except Unsupported as error:
+        raise Unsupported(f"architecture '{arch}': {error}") from error
+    try:
+        logits = _forward(model, size)
+    except Exception as error:
+        raise Unsupported(f"architecture '{arch}': an image of {size}x{size} raised {_one_line(error)}") from error
+    if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
+        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+        raise Unsupported(f"architecture '{arch}': one image gives {got}, not logits of shape (1, {num_classes})")
+    return model
 
 
-def set_train_mode(model: nn.Module) -> None:
-    """Put layers with trainable parameters into train mode and all others into eval mode.
-
-    BatchNorm of frozen layers so keeps its statistics.
-    """
-    model.eval()
-    for module in model.modules():
-        if any(p.requires_grad for p in module.parameters(recurse=False)):
-            module.train()
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[0][:160]}"
 
 
-def fold_batchnorm(model: nn.Module) -> nn.Module:
-    """Return a copy of `model`, in eval mode, with every BatchNorm folded into the convolution before it.
-
-    The convolution gets a bias, which is trained where its weight is; the BatchNorm becomes an identity.
-
-    Raises:
-        Unsupported: a BatchNorm that does not directly follow a convolution of its own.
-    """
-    folded = copy.deepcopy(model).eval()
-    modules = dict(folded.named_modules())
-    for node in fx.symbolic_trace(folded).graph.nodes:
-        if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
-            continue
-        before = node.args[0]
-        conv = modules.get(before.target) if before.op == "call_module" else None
-        if not isinstance(conv, nn.Conv2d) or len(before.users) > 1:
-            raise Unsupported(f"BatchNorm '{node.target}' cannot be folded: it does not directly follow a convolution")
-        trained = conv.weight.requires_grad
-        folded.set_submodule(before.target, fuse_conv_bn_eval(conv, modules[node.target]).requires_grad_(trained))
-        folded.set_submodule(node.target, nn.Identity())
-    return folded
+def _forward(model: nn.Module, size: int) -> Any:
+    """Return what `model` makes of one black image in eval mode; leave its modes as they were."""
+    modes = {module: module.training for module in model.modules()}
+    device = next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            return model.eval()(torch.zeros(1, 3, size, size, device=device))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
-def calibrate_batchnorm(model: nn.Module, images: torch.Tensor) -> None:
-    """Set every BatchNorm's running statistics to those of `images` (N, 3, H, W), normalised.
-
-    A net with random weights so keeps its activations in a natural range, as a trained net does.
-    """
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    momenta = [m.momentum for m in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average: one batch sets the statistics
-    with torch.no_grad():
-        model.train()(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.eval()
+def _keep_size_in_stem(model: nn.Module) -> None:
+    """Set every stride before the first block to 1, and remove max pools there."""
+    names = [name for name, _ in blocks(model)]
+    if not names:
+        raise Unsupported(f"--small-input: {type(model).__name__} has no blocks named features.stageN.unitM")
+    modules = list(model.named_modules())
+    first = next(i for i, (name, _) in enumerate(modules) if name == names[0])
+    for name, module in modules[:first]:
+        if isinstance(module, nn.MaxPool2d):
+            model.set_submodule(name, nn.Identity())
+        elif isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
 
 
 def num_parameters(model: nn.Module, *, trained: bool | None = None) -> int:
@@ -140,67 +141,27 @@ def num_parameters(model: nn.Module, *, trained: bool | None = None) -> int:
     return sum(p.numel() for p in model.parameters() if trained is None or p.requires_grad == trained)
 
 
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict from a .safetensors or a torch file."""
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file: --weights takes a .safetensors or .pth file in pytorchcv names")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = (str(error).splitlines() or ["it is empty"])[0]
-        raise BadInput(f"{path}: not a readable weights file ({type(error).__name__}: {reason[:120]})") from error
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise BadInput(f"{path}: holds no state dict (a table of name and tensor)")
-    return state
+def model_size_bytes(model: nn.Module, bytes_per_weight: int) -> int:
+    """Return the size of all parameters at `bytes_per_weight`: 4 in fp32, 2 in fp16, 1 in int8."""
+    return num_parameters(model) * bytes_per_weight
 
 
-def load_state(model: nn.Module, state: dict[str, torch.Tensor], *, source: str, keep_head: bool = False) -> bool:
-    """Copy `state` into `model`; return whether the linear head came with it.
+def num_macs(model: nn.Module, size: int) -> int:
+    """Count multiply-accumulates of the convolution and linear layers for one image (3, size, size).
 
-    A head for another number of classes is left out (the model keeps its random one) unless `keep_head` is set.
-
-    Raises:
-        BadInput: tensors are missing, unknown or of another shape; `source` says where they came from.
+    Of a layer: its outputs times the weights each one sums over, C_in / groups * kernel height * kernel width or
+    in_features. Nothing is computed: a copy of the model runs on shapes alone, on the meta device.
     """
-    own = model.state_dict()
-    head_differs = any(k in own and own[k].shape != v.shape for k, v in state.items() if k.startswith("output."))
-    if head_differs and not keep_head:
-        state = {k: v for k, v in state.items() if not k.startswith("output.")}
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    if head_differs and not keep_head:
-        missing = [k for k in missing if not k.startswith("output.")]
-    wrong = [k for k, v in state.items() if k not in own or own[k].shape != v.shape]
-    if missing or wrong:
-        first = (missing + wrong)[0]
-        raise BadInput(
-            f"{source}: does not fit {type(model).__name__} with these options: {len(missing)} tensors missing, "
-            f"{len(wrong)} unknown or of another shape (first: {first}); check --arch and the number of classes"
-        )
-    model.load_state_dict(state, strict=False)
-    return not head_differs or keep_head
+    macs = 0
 
+    def count(module: nn.Module, _: Any, output: torch.Tensor) -> None:
+        nonlocal macs
+        assert isinstance(module.weight, torch.Tensor)
+        macs += output.numel() * module.weight[0].numel()
 
-def load_weights(model: nn.Module, path: Path) -> bool:
-    """Load a weights file in pytorchcv names into `model`; return whether the head came with it."""
-    return load_state(model, _read_state(path), source=str(path))
-
-
-def load_pretrained(model: nn.Module, arch: str) -> bool:
-    """Load pytorchcv's own ImageNet weights of `arch`, which it fetches from its releases.
-
-    Raises:
-        BadInput: they cannot be fetched; the message says what to do instead.
-    """
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it reports its attempts there
-            state = get_model(arch, pretrained=True).state_dict()
-    except Exception as error:
-        raise BadInput(
-            f"the pretrained weights of {arch} could not be fetched ({type(error).__name__}): give --weights FILE "
-            "(.safetensors or .pth in pytorchcv names), --from RUN, or train with --variant scratch first"
-        ) from error
-    return load_state(model, state, source=f"pytorchcv's weights of {arch}")
+    shapes = copy.deepcopy(model).to("meta")
+    for module in shapes.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count)
+    _forward(shapes, size)
+    return macs

@@ -28,9 +28,7 @@ function or else of its module.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyclf.errors import BadInput
+from tinyclf.plugins import load_object
 from tinyclf.resources import resource_dir
 
 COMMON: dict[str, tuple[Any, str]] = {
@@ -155,19 +154,11 @@ def load_file(file: Path) -> ModuleType:
 
 
 def _load_plug_in(name: str) -> Source:
+    function = load_object(name, what="source")
     module_name, _, function_name = name.partition(":")
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever a module of the user's raises on import
-        raise BadInput(f"source '{name}': cannot import {module_name} ({type(error).__name__}: {error})") from error
-    finally:
-        sys.path.remove(here)
-    function = getattr(module, function_name, None)
     if not callable(function):
         raise BadInput(f"source '{name}': {module_name} has no function '{function_name}'")
-    return _source(name, module, function)
+    return _source(name, sys.modules[module_name], function)
 
 
 def _source(name: str, module: ModuleType, build: Callable[..., Any]) -> Source:
