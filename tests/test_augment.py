@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,9 @@ def images(num: int = 64, size: int = 16) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).normal(size=(num, 3, size, size)).astype(np.float32))
 
 
-def apply(name: str, amount: float, given: torch.Tensor | None = None, **at: int) -> torch.Tensor:
-    return augment(images() if given is None else given, {name: amount}, **{"seed": 1, "epoch": 2, "batch": 3, **at})
+def apply(name: str, amount: float | tuple[float, ...], given: torch.Tensor | None = None, **at: int) -> torch.Tensor:
+    amounts = amount if isinstance(amount, tuple) else (amount, *KINDS[name].amount[1:])
+    return augment(images() if given is None else given, {name: amounts}, **{"seed": 1, "epoch": 2, "batch": 3, **at})
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -98,6 +101,13 @@ def test_crop_shows_a_part_of_the_image_enlarged() -> None:
     assert torch.all(result[:, 0, 16].diff(dim=1) >= -1e-5), "never mirrored, never outside"
 
 
+def test_crop_keeps_to_its_range_of_areas() -> None:
+    ramp = torch.linspace(-1, 1, 32).expand(64, 3, 32, 32).contiguous()
+    result = apply("crop", (0.2, 0.3), ramp)
+    spans = result[:, 0, 16, -1] - result[:, 0, 16, 0]
+    assert spans.max() < 2 * math.sqrt(0.3 * 4 / 3) + 0.1
+
+
 def test_brightness_and_contrast() -> None:
     given = images()
     offsets = (apply("brightness", 0.4) - given).flatten(1)
@@ -121,14 +131,28 @@ def test_erase() -> None:
 
 
 def test_one_more_kind_does_not_change_the_draws_of_another() -> None:
-    both = augment(images(), {"brightness": 0.4, "flip": 1.0}, seed=1, epoch=2, batch=3)
+    both = augment(images(), {"brightness": (0.4,), "flip": (1.0,)}, seed=1, epoch=2, batch=3)
     assert torch.allclose(both, apply("brightness", 0.4).flip(3))
 
 
 def test_options() -> None:
     assert parse_augmentations("") == {}
-    assert parse_augmentations("flip, shift=2,rotate") == {"flip": 0.5, "shift": 2.0, "rotate": 15.0}
-    for text in ("blur", "flip,flip", "shift=far", "shift=-1", "flip=2", "crop=0", "rotate=nan", "flip="):
+    assert parse_augmentations("flip, shift=2,rotate") == {"flip": (0.5,), "shift": (2.0,), "rotate": (15.0,)}
+    assert parse_augmentations("crop")["crop"] == (0.5, 1)
+    assert parse_augmentations("crop=0.2")["crop"] == (0.2, 1)
+    assert parse_augmentations("crop=0.2:0.6")["crop"] == (0.2, 0.6)
+    for text in (
+        "blur",
+        "flip,flip",
+        "shift=far",
+        "shift=-1",
+        "flip=2",
+        "crop=0",
+        "rotate=nan",
+        "flip=",
+        "crop=0.6:0.2",
+        "flip=0:1",
+    ):
         with pytest.raises(BadInput, match="--augment") as caught:
             parse_augmentations(text)
         assert len(str(caught.value).splitlines()) == 1

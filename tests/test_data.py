@@ -15,13 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from tinyclf.data import (
-    MEAN,
     STD,
     Dataset,
     Item,
+    Preprocessing,
     batches,
     check_dataset,
-    normalise,
     open_dataset,
     write_dataset,
 )
@@ -366,20 +365,56 @@ def test_unknown_split(small: Path) -> None:
 # --- batches --------------------------------------------------------------------------------------------------------
 
 
-def test_normalise() -> None:
-    images = np.random.default_rng(3).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
-    result = normalise(images)
-    expected = (images / 255 - np.array(MEAN)) / np.array(STD)
-    assert result.shape == (2, 3, 5, 4)
-    assert result.dtype == torch.float32
+def test_preprocessing_normalises() -> None:
+    images = np.random.default_rng(3).integers(0, 256, (2, 5, 5, 3), dtype=np.uint8)
+    for given in (Preprocessing(5, 5), Preprocessing(5, 5, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 2.0), channels="BGR")):
+        result = given.apply(images)
+        pixels = images[..., ::-1] if given.channels == "BGR" else images
+        expected = (pixels / 255 - np.array(given.mean)) / np.array(given.std)
+        assert result.shape == (2, 3, 5, 5)
+        assert result.dtype == torch.float32
+        assert result.is_contiguous(memory_format=torch.channels_last)
+        assert np.abs(result.permute(0, 2, 3, 1).numpy() - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("size", [16, 24, 48])
+def test_preprocessing_resizes_as_pillow_does(size: int) -> None:
+    from PIL import Image
+
+    images = np.random.default_rng(3).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    result = Preprocessing(size, 32).apply(images)
+    assert result.shape == (2, 3, size, size)
     assert result.is_contiguous(memory_format=torch.channels_last)
-    assert np.abs(result.permute(0, 2, 3, 1).numpy() - expected).max() < 1e-6
+    shrunk = np.stack([Image.fromarray(i).resize((size, size), Image.Resampling.BILINEAR) for i in images])
+    expected = Preprocessing(size, size).apply(shrunk)
+    assert (result - expected).abs().max() < 0.51 / 255 / min(STD) * 2, "Pillow rounds to whole values, twice"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"channels": "GRB"}, "channels 'GRB': choose one of RGB, BGR"),
+        ({"crop": "left"}, "crop 'left': choose one of"),
+        ({"size": 0}, "size 0: images need at least 1 pixel"),
+        ({"std": (1.0, 0.0, 1.0)}, "must be more than 0"),
+        ({"mean": (1.0, float("nan"), 1.0)}, "give three numbers"),
+        ({"mean": (1.0, 1.0)}, "give three numbers"),
+    ],
+)
+def test_preprocessing_that_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        Preprocessing(**{"size": 32, "stored": 32, **given})
+
+
+def test_preprocessing_is_kept_as_json() -> None:
+    given = Preprocessing(96, 128, crop="centre", mean=(0.1, 0.2, 0.3), channels="BGR")
+    assert Preprocessing.from_dict(json.loads(json.dumps(given.to_dict()))) == given
 
 
 def test_batches_cover_the_split(small: Path) -> None:
     train = open_dataset(small).split("train")
     order = epoch_order(NUM_TRAIN, seed=0, epoch=1)
-    parts = list(batches(train, batch_size=4, order=order))
+    parts = list(batches(train, Preprocessing(32, 32), batch_size=4, order=order))
     assert [len(labels) for _, labels in parts] == [4, 4, 4, 4, 4, 3]
     assert torch.equal(torch.cat([labels for _, labels in parts]), torch.from_numpy(train.labels[order]))
-    assert torch.equal(torch.cat([images for images, _ in parts]), normalise(train.gather(order)))
+    assert torch.equal(torch.cat([images for images, _ in parts]), Preprocessing(32, 32).apply(train.gather(order)))

@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from tinyclf.data import Item, Loader, Position, Sampler, Split, make_loader, normalise, open_dataset, write_dataset
+from tinyclf.data import (
+    Item,
+    Loader,
+    Position,
+    Preprocessing,
+    Sampler,
+    Split,
+    make_loader,
+    open_dataset,
+    parse_augmentations,
+    write_dataset,
+)
 from tinyclf.data.sampling import batch_bounds, epoch_order
 from tinyclf.errors import BadInput
 
@@ -26,6 +37,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "shuffled": {"order": "shuffled"},
     "window": {"window": 32, "shard_sizes": SHARDS},
 }
+
+
+PLAIN = Preprocessing(32, 32)
 
 
 def sampler(kind: str = "shuffled", **given: Any) -> Sampler:
@@ -57,7 +71,7 @@ def test_the_order_of_today_is_that_of_tomorrow() -> None:
     ],
 )
 def test_batch_bounds(num_images: int, merge: bool, sizes: list[int]) -> None:
-    bounds = batch_bounds(num_images, batch_size=4, merge_single=merge)
+    bounds = batch_bounds(num_images, batch_size=4, least=2 if merge else 1)
     assert [last - first for first, last in bounds] == sizes
     assert [index for first, last in bounds for index in range(first, last)] == list(range(num_images))
 
@@ -80,17 +94,40 @@ def test_ranks_are_disjoint_and_together_the_epoch(kind: str, world: int) -> Non
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+@pytest.mark.parametrize("num_images", [137, 129, 130, 128, 3, 4])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_ranks_have_batches_in_step_and_see_every_image_once(num_images: int, world: int) -> None:
+    ranks = [Sampler(num_images=num_images, batch_size=8, rank=r, world=world, merge_single=True) for r in range(world)]
+    seen = []
+    for batch, parts in enumerate(zip(*(list(given.batches(Position(2))) for given in ranks), strict=True)):
+        assert len({after for after, _ in parts}) == 1
+        sizes = [len(indices) for _, indices in parts]
+        assert min(sizes) >= 1
+        assert max(sizes) - min(sizes) <= 1
+        assert sum(sizes) == ranks[0].num_images_of(batch)
+        seen += [index for _, indices in parts for index in indices.tolist()]
+    assert sorted(seen) == list(range(num_images))
+
+
+def test_two_ranks_have_the_batches_of_one_with_twice_the_batch() -> None:
+    one = Sampler(num_images=137, batch_size=16, seed=5)
+    two = [Sampler(num_images=137, batch_size=8, seed=5, rank=rank, world=2) for rank in (0, 1)]
+    for (_, whole), (_, first), (_, second) in zip(
+        one.batches(Position(3)), *(given.batches(Position(3)) for given in two), strict=True
+    ):
+        assert whole.tolist() == sorted([*first.tolist(), *second.tolist()])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_restored_position_goes_on_with_what_is_left(kind: str, rank: int) -> None:
     given = sampler(kind, rank=rank, world=2)
     everything = list(given.batches(Position(4)))
     assert len(everything) == given.num_batches()
-    order, first = given.indices(4), 0
-    for _, indices in everything:  # the parts of the epoch's order, each ascending
-        assert indices.tolist() == sorted(order[first : first + len(indices)].tolist())
-        first += len(indices)
-    assert first == len(order)
+    for _, indices in everything:
+        assert indices.tolist() == sorted(indices.tolist())
+    seen = np.concatenate([indices for _, indices in everything])
+    assert sorted(seen.tolist()) == sorted(given.indices(4).tolist())
     assert everything[-1][0] == Position(5, 0)
     for stop in range(len(everything) - 1):
         state = json.loads(json.dumps(given.save(everything[stop][0])))
@@ -124,6 +161,7 @@ def test_balanced_draws_classes_equally_often() -> None:
     [
         ({"order": "sorted"}, "order 'sorted': choose one of"),
         ({"rank": 2, "world": 2}, "rank 2 of 2"),
+        ({"num_images": 2, "world": 3}, "2 images for 3 processes"),
         ({"order": "balanced"}, "needs their labels"),
         ({"window": 8, "shard_sizes": (3,)}, "the shards hold 3 images, the split 137"),
     ],
@@ -151,19 +189,19 @@ def batches_of(loader: Loader, position: Position) -> list[tuple[torch.Tensor, t
 
 @pytest.mark.parametrize("window", [None, 1, 100])
 def test_the_loader_gives_the_images_of_the_order(split: Split, window: int | None) -> None:
-    loader = make_loader(split, batch_size=32, seed=5, window_mib=window, merge_single=True)
+    loader = make_loader(split, PLAIN, batch_size=32, seed=5, window_mib=window, merge_single=True)
     order = np.concatenate([indices for _, indices in loader.sampler.batches(Position(3))])
     assert sorted(order.tolist()) == list(range(1000))
     parts = batches_of(loader, Position(3))
     assert len(parts) == len(loader)
-    assert torch.equal(torch.cat([images for images, _ in parts]), normalise(split.gather(order)))
+    assert torch.equal(torch.cat([images for images, _ in parts]), PLAIN.apply(split.gather(order)))
     assert torch.equal(torch.cat([labels for _, labels in parts]), torch.from_numpy(split.labels[order]))
 
 
 @pytest.mark.parametrize("window", [None, 1])
 def test_the_loader_goes_on_in_the_midst_of_an_epoch(split: Split, window: int | None) -> None:
     loader = make_loader(
-        split, batch_size=32, window_mib=window, augmentations={"flip": 0.5, "shift": 2, "erase": 0.2, "contrast": 0.2}
+        split, PLAIN, batch_size=32, window_mib=window, augmentations=parse_augmentations("flip,shift=2,erase,contrast")
     )
     everything = batches_of(loader, Position(2))
     for stop in (1, 9, len(everything) - 1):
@@ -175,7 +213,7 @@ def test_the_loader_goes_on_in_the_midst_of_an_epoch(split: Split, window: int |
 
 
 def test_a_window_mixes_shards(split: Split) -> None:
-    loader = make_loader(split, batch_size=16, window_mib=1)
+    loader = make_loader(split, PLAIN, batch_size=16, window_mib=1)
     window = loader.sampler.window
     assert 32 <= window < 200
     shards = [set((loader.sampler.indices(1)[i : i + window] // 300).tolist()) for i in range(0, 1000, window)]
@@ -184,7 +222,7 @@ def test_a_window_mixes_shards(split: Split) -> None:
 
 def test_a_window_too_small_for_a_batch(split: Split) -> None:
     with pytest.raises(BadInput, match="--window 1 MiB: a batch needs 4 MiB: use --window 4"):
-        make_loader(split, batch_size=512, window_mib=1)
+        make_loader(split, PLAIN, batch_size=512, window_mib=1)
 
 
 MEMORY = """
@@ -194,7 +232,8 @@ from tinyclf.data import Position, make_loader, open_dataset
 import numpy as np
 window = int(sys.argv[2])
 split = open_dataset(Path(sys.argv[1])).split("train")
-loader = make_loader(split, batch_size=32, window_mib=window)
+from tinyclf.data import Preprocessing
+loader = make_loader(split, Preprocessing(128, 128), batch_size=32, window_mib=window)
 list(zip(range(1), loader.sampler.batches(Position(0))))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 total = sum(images.nbytes for _, _, images in loader.read(Position(0)))

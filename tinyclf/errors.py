@@ -29,3 +29,9 @@ class CheckFailed(TinyclfError):
     """Everything ran, and a comparison found a difference that is too large. Exit code 3."""
 
     exit_code = 3
+
+
+class Interrupted(TinyclfError):
+    """The user, or the system, asked to stop; what was done is saved. Exit code 130."""
+
+    exit_code = 130

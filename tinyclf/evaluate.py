@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tinyclf.data import Split, batches, open_dataset
+from tinyclf.data import Preprocessing, Split, batches, open_dataset
 from tinyclf.errors import BadInput, Unsupported
 from tinyclf.runs import load_run
 
@@ -54,20 +54,20 @@ class Metrics:
         return lines
 
 
-def predict(model: nn.Module, split: Split) -> torch.Tensor:
+def predict(model: nn.Module, split: Split, preprocessing: Preprocessing) -> torch.Tensor:
     """Return the logits (N, classes) of every image of `split`, in order; leaves `model` in eval mode."""
     model.eval()
     with torch.inference_mode():
-        return torch.cat([model(images) for images, _ in batches(split, batch_size=BATCH_SIZE)])
+        return torch.cat([model(images) for images, _ in batches(split, preprocessing, batch_size=BATCH_SIZE)])
 
 
-def evaluate(model: nn.Module, split: Split) -> Metrics:
+def evaluate(model: nn.Module, split: Split, preprocessing: Preprocessing) -> Metrics:
     """Measure `model` on `split`; leaves it in eval mode.
 
     Raises:
         BadInput: the model has another number of classes than the split.
     """
-    logits = predict(model, split)
+    logits = predict(model, split, preprocessing)
     if logits.shape[1] != len(split.classes):
         raise BadInput(f"the model has {logits.shape[1]} classes, the dataset {len(split.classes)}: they do not belong")
     labels = torch.from_numpy(split.labels)
@@ -108,15 +108,12 @@ def evaluate_run(run_dir: Path, *, split: str, data: Path | None = None) -> Metr
         raise Unsupported(
             f"{dataset.path}: has {len(dataset.classes)} labels per image: eval takes one class per image"
         )
-    if dataset.size != config.size:
-        raise BadInput(
-            f"{run_dir} was trained on images of {config.size}x{config.size}, {dataset.path} has "
-            f"{dataset.size}x{dataset.size}: build the dataset with --size {config.size}"
-        )
     if dataset.classes != config.classes:
         theirs, ours = ", ".join(dataset.classes[:5]), ", ".join(config.classes[:5])
         raise BadInput(
             f"{dataset.path} has other classes ({len(dataset.classes)}: {theirs}) than {run_dir} was trained on "
             f"({len(config.classes)}: {ours}): evaluate on a dataset with the same classes in the same order"
         )
-    return evaluate(model.to(memory_format=torch.channels_last), dataset.split(split))  # type: ignore[call-overload]
+    preprocessing = replace(config.preprocessing, stored=dataset.size)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return evaluate(model, dataset.split(split), preprocessing)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -94,7 +93,7 @@ def freeze(model: nn.Module, variant: Variant) -> None:
             parameter.requires_grad_(True)
 
 
-def set_train_mode(model: nn.Module, *, bn: Literal["frozen", "train"] = "frozen") -> None:
+def set_train_mode(model: nn.Module, *, bn: str = "frozen") -> None:
     """Put what is trained into train mode and what is frozen into eval mode.
 
     A module with parameters is in train mode where all of them are trained, so that a frozen BatchNorm uses and keeps

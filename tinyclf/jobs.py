@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tinyclf.architectures import ARCHITECTURES
-from tinyclf.data import normalise, open_dataset
+from tinyclf.data import open_dataset
 from tinyclf.data.sampling import epoch_order
 from tinyclf.deploy import Job, num_fitting_samples
 from tinyclf.errors import BadInput, Unsupported
@@ -215,14 +215,14 @@ def _from_run(request: Request, run: Path) -> _Start:
     variant = request.variant or config.variant
     freeze(model, variant)
     dataset = open_dataset(request.data or config.data)
-    if dataset.classes != config.classes or dataset.size != config.size:
+    if dataset.classes != config.classes or dataset.multi_label:
         raise BadInput(
-            f"{dataset.path}: {len(dataset.classes)} classes at {dataset.size} pixels do not fit the run "
-            f"{run}, which has {config.num_classes} at {config.size}"
+            f"{dataset.path}: its {len(dataset.classes)} classes do not fit the run {run}, which has "
+            f"{config.num_classes}: the device trains on one class per image, the same classes in the same order"
         )
     split = dataset.split(dataset.training_split)
     order = epoch_order(len(split), seed=request.seed, epoch=0)[: _most_samples(request)]
-    images = normalise(split.gather(order)).contiguous().numpy()
+    images = replace(config.preprocessing, stored=dataset.size).apply(split.gather(order)).contiguous().numpy()
     command = f"tinyclf deploy --target {request.target.name} --from {run.name} {_variant_options(variant)}"
     return model, variant, images, split.labels[order], command
 

@@ -6,8 +6,8 @@ import csv
 import io
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,95 +15,77 @@ import torch
 from torch import nn
 
 from tinyclf import __version__
+from tinyclf.config import TrainConfig, from_dict, to_dict, to_yaml
+from tinyclf.data import Preprocessing
 from tinyclf.errors import BadInput
 from tinyclf.files import write_text, write_whole
-from tinyclf.models import build_model, freeze, load_state
+from tinyclf.models import build_model, fold_batchnorm, freeze, load_state
 from tinyclf.variants import Variant
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE = "config.yaml"
+RUN_FILE = "run.json"
 BEST_FILE = "best.safetensors"
 LAST_FILE = "last.safetensors"
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """What is to be trained and how; `train.configure` fills in the defaults of the variant.
-
-    `from_run` and `weights` say where the trained weights come from, at most one of them; neither: pytorchcv's own.
-    `threads` None: whatever a short trial finds fastest. `augment`: as `data.parse_augmentations` reads it. `sampler`:
-    an order of `data.Sampler`. `window`: MiB that images are held in; None: the whole dataset is mapped.
-    """
-
-    variant: Variant
-    arch: str
-    data: Path
-    epochs: int
-    batch_size: int
-    lr: float
-    momentum: float
-    weight_decay: float
-    seed: int = 0
-    threads: int | None = None
-    from_run: Path | None = None
-    weights: Path | None = None
-    augment: str = ""
-    sampler: str = "shuffled"
-    window: int | None = None
-
-
-@dataclass(frozen=True)
 class RunConfig:
-    """What a run directory holds: the options, and what the model must be told about its images.
+    """What a run directory and each of its checkpoints say: the resolved options, and what the model needs to be used.
 
-    `size` is in pixels; `mean` and `std` are those of `data.normalise`; `start` says which weights it started from.
+    `start` says which weights it started from; `dataset` is the sha256 of the dataset's manifest; `world` is the number
+    of processes.
     """
 
     train: TrainConfig
     classes: tuple[str, ...]
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    multi_label: bool
+    preprocessing: Preprocessing
     start: str
+    dataset: str
     threads: int
+    world: int = 1
     tinyclf: str = __version__
 
     @property
     def arch(self) -> str:
         """Return the name of the architecture."""
+        assert self.train.arch is not None
         return self.train.arch
 
     @property
     def variant(self) -> Variant:
         """Return what was trained."""
-        return self.train.variant
-
-    @property
-    def k(self) -> int:
-        """Return the number of unfrozen blocks of variant FT."""
-        return self.train.variant.k
+        return self.train.what
 
     @property
     def data(self) -> Path:
         """Return the dataset folder, absolute."""
+        assert self.train.data is not None
         return self.train.data
 
     @property
+    def size(self) -> int:
+        """Return the width and height of the net's input in pixels."""
+        return self.preprocessing.size
+
+    @property
     def num_classes(self) -> int:
-        """Return the number of classes."""
+        """Return the number of classes, or of labels where an image has several."""
         return len(self.classes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as one flat table, as config.json holds it."""
-        flat = {
-            "tinyclf": self.tinyclf,
-            "variant": self.variant.name,
-            "k": self.k,
-            **asdict(self.train),
-            **asdict(self),
-        }
-        del flat["train"]
-        flat["variant"] = self.variant.name
-        return {name: str(value) if isinstance(value, Path) else value for name, value in flat.items()}
+        """Return everything as JSON can hold it."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values |= {"train": to_dict(self.train), "preprocessing": self.preprocessing.to_dict()}
+        return {**values, "classes": list(self.classes)}
+
+    @staticmethod
+    def from_dict(given: Mapping[str, Any]) -> RunConfig:
+        """Undo `to_dict`; what is wrong raises TypeError, LookupError, ValueError or BadInput."""
+        values = {f.name: given[f.name] for f in fields(RunConfig)}
+        values["train"] = from_dict(given["train"])
+        values["preprocessing"] = Preprocessing.from_dict(given["preprocessing"])
+        return RunConfig(**{**values, "classes": tuple(str(name) for name in given["classes"])})
 
 
 @dataclass(frozen=True)
@@ -116,8 +98,10 @@ class EpochRow:
     train_accuracy: float
     val_loss: float
     val_accuracy: float
-    seconds: float
-    images_per_s: float
+
+    def better_than(self, other: EpochRow) -> bool:
+        """Say whether this epoch is the better one: by accuracy, then by loss, on the validation split."""
+        return (self.val_accuracy, -self.val_loss) > (other.val_accuracy, -other.val_loss)
 
 
 def create_run_dir(out: Path | None, *, variant: str, arch: str, root: Path = Path("runs")) -> Path:
@@ -134,7 +118,7 @@ def create_run_dir(out: Path | None, *, variant: str, arch: str, root: Path = Pa
     root.mkdir(parents=True, exist_ok=True)
     while True:
         taken = [int(match[1]) for path in root.iterdir() if (match := re.match(r"(\d{3,})-", path.name))]
-        path = root / f"{max(taken, default=0) + 1:03d}-{variant}-{arch}"
+        path = root / f"{max(taken, default=0) + 1:03d}-{variant}-{re.sub(r'[^A-Za-z0-9_]', '-', arch)}"
         try:
             path.mkdir()
             return path
@@ -142,28 +126,35 @@ def create_run_dir(out: Path | None, *, variant: str, arch: str, root: Path = Pa
             continue  # another run took the number in this very moment
 
 
-def write_config(run_dir: Path, config: RunConfig) -> None:
-    """Write config.json, and the same as a table of name and value in hyperparams.csv."""
-    flat = config.to_dict()
-    write_text(run_dir / CONFIG_FILE, json.dumps(flat, indent=1) + "\n")
-    rows = [[name, " ".join(map(str, v)) if isinstance(v, (list, tuple)) else v] for name, v in flat.items()]
+def write_config(run_dir: Path, run: RunConfig) -> None:
+    """Write run.json, the options as config.yaml, and all of it as a table of name and value in hyperparams.csv."""
+    content = run.to_dict()
+    write_text(run_dir / CONFIG_FILE, to_yaml(run.train))
+    write_text(run_dir / RUN_FILE, json.dumps(content, indent=1) + "\n")
+    flat = {**content, **content["preprocessing"], **content["train"]}
+    flat |= {"size": run.size, "mean": content["preprocessing"]["mean"], "std": content["preprocessing"]["std"]}
+    rows = [
+        [name, " ".join(map(str, value)) if isinstance(value, list) else value]
+        for name, value in flat.items()
+        if not isinstance(value, dict)
+    ]
     write_text(run_dir / "hyperparams.csv", _csv([["name", "value"], *rows]))
 
 
 def write_log(run_dir: Path, rows: Sequence[EpochRow]) -> None:
-    """Write train_log.csv, one row per epoch."""
+    """Write train_log.csv, one row per epoch; it holds no times, so that the same training gives the same file."""
     header = [field.name for field in fields(EpochRow)]
     write_text(run_dir / "train_log.csv", _csv([header, *([f"{v:.6g}" for v in asdict(r).values()] for r in rows)]))
 
 
-def write_checkpoint(path: Path, model: nn.Module, *, config: RunConfig, row: EpochRow) -> None:
-    """Write the weights of `model`, with everything needed to use them in the metadata: JSON under "tinyclf"."""
+def write_checkpoint(path: Path, state: Mapping[str, torch.Tensor], *, run: RunConfig, row: EpochRow) -> None:
+    """Write weights, with everything needed to use them in the metadata: JSON under "tinyclf"."""
     from safetensors.torch import save
 
-    about = {**config.to_dict(), "epoch": row.epoch, "val_accuracy": row.val_accuracy}
+    about = {**run.to_dict(), "epoch": row.epoch, "val_accuracy": row.val_accuracy}
     metadata = {"tinyclf": json.dumps(about)}  # one key: safetensors writes several in random order
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_whole(path, lambda temporary: temporary.write_bytes(save(state, metadata=metadata)))
+    content = save({name: tensor.contiguous() for name, tensor in state.items()}, metadata=metadata)
+    write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
 def write_curves(run_dir: Path, rows: Sequence[EpochRow]) -> None:
@@ -181,71 +172,86 @@ def write_curves(run_dir: Path, rows: Sequence[EpochRow]) -> None:
     write_whole(run_dir / "curves.png", lambda temporary: figure.savefig(temporary, format="png"))
 
 
-def read_config(run_dir: Path) -> RunConfig:
-    """Read the config.json of a run directory.
+def read_run(path: Path) -> RunConfig:
+    """Read what a run directory, or a checkpoint of one (.safetensors), says about itself.
 
     Raises:
-        BadInput: no run directory, or the file is damaged.
+        BadInput: neither of the two, or damaged.
     """
-    file = run_dir / CONFIG_FILE
-    if not file.is_file():
-        raise BadInput(f"{run_dir}: not a run directory, it has no {CONFIG_FILE}: tinyclf train writes one")
+    if path.is_file():
+        content, source = _read_metadata(path), path
+    else:
+        source = path / RUN_FILE
+        if not source.is_file():
+            raise BadInput(f"{path}: not a run directory, it has no {RUN_FILE}: tinyclf train writes one")
+        content = source.read_text(errors="replace")
     try:
-        return _from_dict(json.loads(file.read_text()))
+        return RunConfig.from_dict(json.loads(content))
     except (ValueError, LookupError, TypeError, AttributeError, BadInput) as error:
         reason = f"{type(error).__name__}: {str(error)[:80]}"
-        raise BadInput(f"{file}: damaged ({reason}): train again") from error
+        raise BadInput(f"{source}: damaged, or of another version of tinyclf ({reason}): train again") from error
 
 
-def _from_dict(flat: dict[str, Any]) -> RunConfig:
-    """Undo `RunConfig.to_dict`."""
-    values = {
-        field.name: flat[field.name] for field in fields(TrainConfig) if field.name in flat or field.default is MISSING
-    }
-    values["variant"] = Variant(flat["variant"], k=flat["k"])
-    for name in ("data", "from_run", "weights"):
-        values[name] = None if flat[name] is None else Path(flat[name])
-    values["threads"] = int(flat["threads"])
-    return RunConfig(
-        train=TrainConfig(**values),
-        classes=tuple(flat["classes"]),
-        size=int(flat["size"]),
-        mean=tuple(flat["mean"]),
-        std=tuple(flat["std"]),
-        start=str(flat["start"]),
-        threads=int(flat["threads"]),
-        tinyclf=str(flat["tinyclf"]),
-    )
+def read_rows(run_dir: Path) -> list[EpochRow]:
+    """Read train_log.csv; no file gives no rows."""
+    file = run_dir / "train_log.csv"
+    if not file.is_file():
+        return []
+    with file.open(newline="") as stream:
+        tables: list[dict[str, Any]] = [{key: float(value) for key, value in r.items()} for r in csv.DictReader(stream)]
+    return [EpochRow(**{**table, "epoch": int(table["epoch"])}) for table in tables]
 
 
-def read_state(run_dir: Path) -> dict[str, torch.Tensor]:
-    """Read the best weights of a run directory.
+def _read_metadata(file: Path) -> str:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata() or {}
+    except Exception as error:  # safetensors raises an exception type of its own, which it does not export stably
+        raise BadInput(f"{file}: neither a run directory nor a checkpoint of one ({type(error).__name__})") from error
+    if "tinyclf" not in metadata:
+        raise BadInput(f"{file}: weights of another tool: this needs a run directory, or a checkpoint of one")
+    return str(metadata["tinyclf"])
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Read the best weights of a run directory, or those of a checkpoint.
 
     Raises:
         BadInput: there are none yet, or the file is damaged.
     """
     from safetensors.torch import load_file
 
-    file = run_dir / BEST_FILE
+    file = path if path.is_file() else path / BEST_FILE
     if not file.is_file():
-        raise BadInput(f"{run_dir}: has no {BEST_FILE}: its training did not finish one epoch, train again")
+        raise BadInput(f"{path}: has no {BEST_FILE}: its training did not finish one epoch, train again")
     try:
         return load_file(file)
-    except Exception as error:  # safetensors raises an exception type of its own, which it does not export stably
+    except Exception as error:  # as in _read_metadata
         raise BadInput(f"{file}: damaged ({type(error).__name__}): train again") from error
 
 
-def load_run(run_dir: Path) -> tuple[nn.Module, RunConfig]:
-    """Return the model of a run directory with its best weights, frozen as its variant says, in eval mode.
+def empty_model(run: RunConfig) -> nn.Module:
+    """Build the model of a run with random weights, frozen as its variant says, in eval mode."""
+    config = run.train
+    model = build_model(
+        run.arch, num_classes=run.num_classes, size=run.size, seed=config.seed, small_input=config.small_input
+    )
+    freeze(model, run.variant)
+    return (fold_batchnorm(model) if config.bn == "folded" else model).eval()
+
+
+def load_run(path: Path) -> tuple[nn.Module, RunConfig]:
+    """Return the model of a run directory with its best weights, or of a checkpoint, as `empty_model` leaves it.
 
     Raises:
-        BadInput: no run directory, no finished epoch, or damaged files.
+        BadInput: no run directory or checkpoint, no finished epoch, or damaged files.
     """
-    config = read_config(run_dir)
-    model = build_model(config.arch, num_classes=config.num_classes, size=config.size, seed=config.train.seed)
-    load_state(model, read_state(run_dir), source=str(run_dir / BEST_FILE), keep_head=True)
-    freeze(model, config.variant)
-    return model.eval(), config
+    run = read_run(path)
+    model = empty_model(run)
+    load_state(model, read_state(path), source=str(path), keep_head=True)
+    return model, run
 
 
 def _csv(rows: Sequence[Sequence[Any]]) -> str:

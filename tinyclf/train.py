@@ -1,347 +1,340 @@
-"""Training on the workstation: defaults per variant, starting weights, one small explicit loop."""
+"""Training on the workstation: one small explicit loop, which can be stopped anywhere and goes on exactly there."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from tinyclf.data import (
-    MEAN,
-    STD,
-    Dataset,
-    Loader,
-    Position,
-    Split,
-    batches,
-    make_loader,
-    open_dataset,
-    parse_augmentations,
-    verify_files,
-)
-from tinyclf.errors import BadInput, TinyclfError, Unsupported
-from tinyclf.evaluate import evaluate
-from tinyclf.models import build_model, freeze, load_pretrained, load_state, load_weights, set_train_mode
+from tinyclf.config import TrainConfig
+from tinyclf.errors import BadInput, Interrupted, TinyclfError
+from tinyclf.logs import RunLog
+from tinyclf.models import set_train_mode
+from tinyclf.optim import rate_at
+from tinyclf.parallel import sum_over_processes
 from tinyclf.runs import (
     BEST_FILE,
     LAST_FILE,
     EpochRow,
     RunConfig,
-    TrainConfig,
     create_run_dir,
-    load_run,
-    read_config,
-    read_state,
+    read_run,
     write_checkpoint,
     write_config,
     write_curves,
     write_log,
 )
-from tinyclf.variants import Variant
+from tinyclf.session import Session, open_session, using_threads
+from tinyclf.state import STATE_FILE, State, restore, save_state
 
-__all__ = ["DEFAULTS", "EpochRow", "RunConfig", "TrainConfig", "configure", "load_run", "train"]
+__all__ = ["Observer", "Progress", "resume", "train"]
+
+STOP = 2
 
 
 @dataclass(frozen=True)
-class Defaults:
-    """Hyperparameters of a variant that hold where the user gives none."""
+class Progress:
+    """What one step says; `batch` counts from 1, `images_per_s` is over this epoch's steps so far."""
 
-    epochs: int
-    lr: float
-    weight_decay: float
-
-
-BATCH_SIZE = 32
-MOMENTUM = 0.9
-WARMUP = 0.1  # share of all steps; a full-sized first step leaves channels dead, and 5 points of accuracy with them
-
-DEFAULTS = {
-    "scratch": Defaults(epochs=20, lr=0.05, weight_decay=2e-3),
-    "full": Defaults(epochs=15, lr=0.01, weight_decay=2e-3),
-    "LP": Defaults(epochs=15, lr=0.1, weight_decay=0.0),
-    "FD": Defaults(epochs=15, lr=0.1, weight_decay=0.0),
-    "FT": Defaults(epochs=20, lr=0.1, weight_decay=5e-4),
-}
+    epoch: int
+    num_epochs: int
+    batch: int
+    num_batches: int
+    loss: float
+    rate: float
+    images_per_s: float
 
 
-def configure(
-    *,
-    variant: Variant,
-    data: Path,
-    arch: str | None = None,
-    from_run: Path | None = None,
-    weights: Path | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    weight_decay: float | None = None,
-    seed: int = 0,
-    threads: int | None = None,
-    augment: str = "",
-    sampler: str = "shuffled",
-    window: int | None = None,
-) -> TrainConfig:
-    """Return the whole configuration: what is None takes the default of the variant, or of the run started from.
-
-    Raises:
-        BadInput: values that cannot be used, or that contradict each other.
-    """
-    defaults = DEFAULTS[variant.name]
-    config = TrainConfig(
-        variant=variant,
-        arch=_arch(variant, arch=arch, from_run=from_run),
-        data=data.absolute(),
-        epochs=defaults.epochs if epochs is None else epochs,
-        batch_size=BATCH_SIZE if batch_size is None else batch_size,
-        lr=defaults.lr if lr is None else lr,
-        momentum=MOMENTUM,
-        weight_decay=defaults.weight_decay if weight_decay is None else weight_decay,
-        seed=seed,
-        threads=threads,
-        from_run=from_run and from_run.absolute(),
-        weights=weights and weights.absolute(),
-        augment=augment,
-        sampler=sampler,
-        window=window,
-    )
-    _check(config)
-    return config
+def _nothing(*_: object) -> None:
+    pass
 
 
-def _arch(variant: Variant, *, arch: str | None, from_run: Path | None) -> str:
-    """Choose the architecture: the one asked for, else that of the run started from, else the variant's own."""
-    inherited = read_config(from_run).arch if from_run else None
-    if arch and inherited and arch != inherited:
-        raise BadInput(f"--arch {arch} contradicts --from {from_run}, which holds {inherited}: leave out --arch")
-    chosen = arch or inherited or variant.default_arch
-    if variant.name == "FD" and not chosen.startswith("fdmobilenet"):
-        raise BadInput(f"FD trains the linear layer of an FD-MobileNet: for {chosen} use --variant LP")
-    return chosen
+@dataclass(frozen=True)
+class Observer:
+    """Who is told what happens, on the first process: each a function. `on_epoch`: row, seconds, images/s."""
 
-
-def _check(config: TrainConfig) -> None:
-    if config.from_run and config.weights:
-        raise BadInput("--from and --weights both name the weights to start from: give one of them")
-    if not config.variant.needs_weights and (config.from_run or config.weights):
-        raise BadInput(
-            f"{config.variant.name} starts from random weights: leave out --from and --weights, or use --variant full"
-        )
-    for name, value, least in (
-        ("epochs", config.epochs, 1),
-        ("batch-size", config.batch_size, 1),
-        ("seed", config.seed, 0),
-        ("threads", 1 if config.threads is None else config.threads, 1),
-        ("weight-decay", config.weight_decay, 0),
-        ("window", 1 if config.window is None else config.window, 1),
-    ):
-        if not least <= value < math.inf:
-            raise BadInput(f"--{name} {value}: must be {least} or more")
-    if not 0 < config.lr < math.inf:
-        raise BadInput(f"--lr {config.lr}: must be more than 0")
-    if config.sampler == "balanced" and config.window is not None:
-        raise BadInput("--sampler balanced draws from all images at any time: leave out --window")
-    parse_augmentations(config.augment)
+    on_start: Callable[[RunConfig, nn.Module], None] = _nothing
+    on_note: Callable[[str], None] = _nothing
+    on_step: Callable[[Progress], None] = _nothing
+    on_epoch: Callable[[EpochRow, float, float], None] = _nothing
 
 
 def train(
     config: TrainConfig,
     *,
     out: Path | None = None,
-    on_start: Callable[[RunConfig, nn.Module], None] | None = None,
-    on_epoch: Callable[[EpochRow], None] | None = None,
+    observer: Observer = Observer(),
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Path:
     """Train and return the run directory: `out`, or the next numbered one in runs/.
 
-    `on_start` is called once before the first step, `on_epoch` after each epoch. Depends on `config` alone: the same
-    seed and number of threads give the same weights, and torch's random state is neither read nor changed.
+    Depends on `config` alone: the same seed and number of threads give the same weights, and torch's random state is
+    neither read nor changed. When `should_stop` says so, the state is saved after the step.
 
     Raises:
         BadInput: dataset, starting weights or `out` cannot be used.
+        Interrupted: `should_stop` said so; `resume` goes on.
         TinyclfError: the loss stopped being a number.
     """
-    dataset = open_dataset(config.data)
-    if dataset.multi_label:
-        raise Unsupported(
-            f"{dataset.path}: has {len(dataset.classes)} labels per image: train takes one class per image"
-        )
-    training, validation = dataset.split(dataset.training_split), dataset.split("validation")
-    loader = _loader(config, training)
-    verify_files(dataset.path, dataset.manifest, splits=(training.name, "validation"))
-    model, start = _starting_model(config, dataset)
-    freeze(model, config.variant)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    _check_batchnorm(model, num_images=min(config.batch_size, len(training)))
-    threads = config.threads or fastest_threads(model, training, batch_size=config.batch_size)
-    run = RunConfig(config, dataset.classes, dataset.size, MEAN, STD, start, threads)
-    run_dir = create_run_dir(out, variant=config.variant.name, arch=config.arch)
-    write_config(run_dir, run)
-    if on_start:
-        on_start(run, model)
-    rows: list[EpochRow] = []
-    with _threads(threads):
-        for row in _epochs(model, config, loader=loader, validation=validation):
-            _save(run_dir, model, run=run, rows=rows, row=row)
-            if on_epoch:
-                on_epoch(row)
-    write_curves(run_dir, rows)
+    session = open_session(config)
+    arch = session.run.arch
+    name = session.run.variant.name
+    run_dir = create_run_dir(out, variant=name, arch=arch) if session.fabric.is_global_zero else None
+    run_dir = session.fabric.broadcast(run_dir)
+    assert run_dir is not None
+    if session.fabric.is_global_zero:
+        write_config(run_dir, session.run)
+    return _run(session, run_dir, observer=observer, should_stop=should_stop)
+
+
+def resume(
+    run_dir: Path,
+    *,
+    observer: Observer = Observer(),
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Path:
+    """Go on with the run in `run_dir` where its state was saved last; the result is that of a run never stopped.
+
+    Raises:
+        BadInput: no run directory, or it is damaged, or its dataset has changed; and as `train`.
+    """
+    if run_dir.is_file():
+        raise BadInput(f"{run_dir}: is a file: --resume takes a run directory")
+    run = read_run(run_dir)
+    session = open_session(run.train, resumed=run)
+    return _run(session, run_dir, observer=observer, should_stop=should_stop)
+
+
+def _run(session: Session, run_dir: Path, *, observer: Observer, should_stop: Callable[[], bool]) -> Path:
+    first = session.fabric.is_global_zero
+    observer = observer if first else Observer()
+    log = RunLog(run_dir, tensorboard=session.run.train.tensorboard) if first else None
+    with log or nullcontext(), using_threads(session.run.threads), _random_state_kept():
+        state = restore(run_dir / STATE_FILE, session)
+        _say_start(session, state, observer=observer, log=log)
+        _Training(session, run_dir, state, observer, should_stop, log).run()
     return run_dir
 
 
-def _loader(config: TrainConfig, training: Split) -> Loader:
-    return make_loader(
-        training,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        order=config.sampler,
-        augmentations=parse_augmentations(config.augment),
-        window_mib=config.window,
-        merge_single=True,
-    )
+def _say_start(session: Session, state: State, *, observer: Observer, log: RunLog | None) -> None:
+    observer.on_start(session.run, session.model)
+    notes = list(session.notes)
+    if state.finished(session):
+        notes = ["nothing is left to do: the run is complete"]
+    elif state.step:
+        notes.append(f"going on in epoch {state.position.epoch} after step {state.step}")
+    for note in notes:
+        observer.on_note(note)
+    if log:
+        log.line(f"{session.run.variant.label} of {session.run.arch}: {session.run.start}")
+        for note in notes:
+            log.line(note)
 
 
-def _starting_model(config: TrainConfig, dataset: Dataset) -> tuple[nn.Module, str]:
-    """Build the model with its starting weights; say in words where they come from."""
-    model = build_model(config.arch, num_classes=len(dataset.classes), size=dataset.size, seed=config.seed)
-    if not config.variant.needs_weights:
-        return model, f"random weights, seed {config.seed}"
-    if config.from_run:
-        source = str(config.from_run / BEST_FILE)
-        with_head = load_state(model, read_state(config.from_run), source=source)
-    elif config.weights:
-        source, with_head = str(config.weights), load_weights(model, config.weights)
-    else:
-        source, with_head = f"pytorchcv's weights of {config.arch}", load_pretrained(model, config.arch)
-    return model, f"{source}, {'with its' if with_head else 'with a new'} linear layer"
-
-
-def _check_batchnorm(model: nn.Module, *, num_images: int) -> None:
-    """Refuse batches of one image where BatchNorm would take its statistics from them."""
-    trained = any(isinstance(m, nn.BatchNorm2d) and m.weight.requires_grad for m in model.modules())
-    if trained and num_images < 2:
-        raise BadInput("batches of 1 image: BatchNorm needs 2 or more to train: use --batch-size 2, or --variant LP")
-
-
-def _epochs(model: nn.Module, config: TrainConfig, *, loader: Loader, validation: Split) -> Iterator[EpochRow]:
-    """Train epoch by epoch; the model is in eval mode whenever a row comes out."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(
-        trained, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
-    )
-    num_steps = len(loader)
-    for epoch in range(1, config.epochs + 1):
-        begin = time.perf_counter()
-        rates = [_rate(config.lr, done=(epoch - 1 + (s + 0.5) / num_steps) / config.epochs) for s in range(num_steps)]
-        loss, accuracy = _train_epoch(model, optimizer, config=config, loader=loader, epoch=epoch, rates=rates)
-        train_seconds = time.perf_counter() - begin
-        result = evaluate(model, validation)
-        yield EpochRow(
-            epoch=epoch,
-            lr=rates[-1],
-            train_loss=loss,
-            train_accuracy=accuracy,
-            val_loss=result.loss,
-            val_accuracy=result.accuracy,
-            seconds=time.perf_counter() - begin,
-            images_per_s=len(loader.split) / train_seconds,
-        )
-
-
-def _rate(lr: float, *, done: float) -> float:
-    """Return the learning rate when the share `done` of all steps is behind: a linear rise, under a cosine to 0."""
-    return lr * min(1.0, done / WARMUP) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _train_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    *,
-    config: TrainConfig,
-    loader: Loader,
-    epoch: int,
-    rates: list[float],
-) -> tuple[float, float]:
-    """Run one epoch, step `i` at `rates[i]`; return mean loss and accuracy over its images as they were trained."""
-    set_train_mode(model)
-    total_loss, hits = 0.0, 0
-    for rate, (_, images, labels) in zip(rates, loader.batches(Position(epoch)), strict=True):
-        optimizer.param_groups[0]["lr"] = rate
-        logits, loss = _step(model, optimizer, images=images, labels=labels)
-        if not math.isfinite(loss):
-            raise TinyclfError(
-                f"the loss became {loss} in epoch {epoch} at learning rate {rate:.3g}: "
-                f"lower it, for instance --lr {config.lr / 10:.3g}"
-            )
-        total_loss += loss * len(labels)
-        hits += int((logits.argmax(1) == labels).sum())
-    return total_loss / len(loader.split), hits / len(loader.split)
-
-
-def _step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, *, images: torch.Tensor, labels: torch.Tensor
-) -> tuple[torch.Tensor, float]:
-    """Do one step of training; return the logits (n, classes) and the loss before it."""
-    optimizer.zero_grad()
-    logits = model(images)
-    loss = nn.functional.cross_entropy(logits, labels)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return logits.detach(), loss.item()
-
-
-def _save(run_dir: Path, model: nn.Module, *, run: RunConfig, rows: list[EpochRow], row: EpochRow) -> None:
-    """Append `row` to `rows`, and write the log, the last and, if it is, the best weights."""
-    best = all((row.val_accuracy, -row.val_loss) > (r.val_accuracy, -r.val_loss) for r in rows)
-    rows.append(row)
-    if best:
-        write_checkpoint(run_dir / BEST_FILE, model, config=run, row=row)
-    write_checkpoint(run_dir / LAST_FILE, model, config=run, row=row)
-    write_log(run_dir, rows)
-
-
-def fastest_threads(model: nn.Module, split: Split, *, batch_size: int) -> int:
-    """Time a few steps on a copy of `model` with one thread and with all; return the faster number.
-
-    With a core busy elsewhere, two OpenMP threads can train ten times slower than one.
-    """
-    most = torch.get_num_threads()
-    if most == 1:
-        return 1
-    copied = copy.deepcopy(model)
-    optimizer = torch.optim.SGD([p for p in copied.parameters() if p.requires_grad], lr=0.0)
-    num_images = min(batch_size, len(split), 32)
-    images, labels = next(batches(split, batch_size=num_images))
-    set_train_mode(copied)
-    seconds = {}
-    for threads in (1, most):
-        with _threads(threads):
-            seconds[threads] = _seconds_per_step(lambda: _step(copied, optimizer, images=images, labels=labels))
-    return min(seconds, key=lambda threads: seconds[threads])
-
-
-def _seconds_per_step(step: Callable[[], object], *, budget: float = 0.3) -> float:
-    """Return the mean time of a step after a first one, over `budget` seconds or eight steps."""
-    step()
-    begin = time.perf_counter()
-    done = 0
-    while done < 8 and time.perf_counter() - begin < budget:
-        step()
-        done += 1
-    return (time.perf_counter() - begin) / done
-
-
-@contextlib.contextmanager
-def _threads(num: int) -> Iterator[None]:
-    """Let torch use `num` threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(num)
-    try:
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
         yield
-    finally:
-        torch.set_num_threads(before)
+
+
+Weights = dict[str, torch.Tensor]
+
+
+@dataclass
+class _Training:
+    """The loop, with what it carries along."""
+
+    session: Session
+    run_dir: Path
+    state: State
+    observer: Observer
+    should_stop: Callable[[], bool]
+    log: RunLog | None
+
+    def __post_init__(self) -> None:
+        self._saved_at = time.monotonic()
+        self._best: Weights | None = None  # not written yet
+        self._last: Weights | None = None
+
+    def run(self) -> None:
+        """Train epoch by epoch until nothing is left, then write what comes last."""
+        try:
+            while not self.state.finished(self.session):
+                self._epoch()
+        except TinyclfError:
+            self._write_best()
+            raise
+        self._save()
+        if self.session.fabric.is_global_zero:
+            write_curves(self.run_dir, self.state.rows)
+
+    def _epoch(self) -> None:
+        """Train what is left of the epoch, measure, and keep its row."""
+        begin = time.perf_counter()
+        session, state, config = self.session, self.state, self.session.run.train
+        assert config.epochs is not None
+        epoch, num_batches = state.position.epoch, len(session.loader)
+        num_images, rate, wish, speed = 0, 0.0, 0, 0.0
+        set_train_mode(session.model, bn=config.bn)
+        for after, inputs, labels in session.loader.batches(state.position):
+            batch = state.step - (epoch - 1) * num_batches
+            rate = rate_at(config, (state.step + 0.5) / (config.epochs * num_batches))
+            num = session.loader.sampler.num_images_of(batch)
+            loss, hits, wish = self._step(inputs, labels, rate=rate, num=num)
+            if not math.isfinite(loss):
+                raise TinyclfError(
+                    f"the loss became {loss} in epoch {epoch} at learning rate {rate:.3g}: "
+                    f"lower it, for instance --lr {(config.lr or 0) / 10:.3g}"
+                )
+            state.total_loss += loss * num
+            state.hits += hits
+            state.step += 1
+            state.position = after
+            num_images += num
+            speed = num_images / (time.perf_counter() - begin)
+            self._tell(Progress(epoch, config.epochs, batch + 1, num_batches, loss, rate, speed))
+            if after.epoch == epoch:
+                self._save_or_stop(wish)
+        self._end_epoch(epoch, begin=begin, speed=speed, rate=rate)
+        if not state.finished(session):
+            self._save_or_stop(wish)
+
+    def _step(self, inputs: torch.Tensor, labels: torch.Tensor, *, rate: float, num: int) -> tuple[float, float, int]:
+        """Do one step on `num` images of all processes.
+
+        Returns their mean loss, how many were right, and the wish: 1 to save the state, 2 or more to stop.
+        """
+        session = self.session
+        fabric, optimizer, config = session.fabric, session.optimizer, session.run.train
+        if session.is_random:  # dropout depends on the place in the run alone, like augmentation
+            torch.manual_seed(_seed(config.seed, self.state.step, fabric.global_rank))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        inputs, labels = inputs.to(fabric.device), labels.to(fabric.device)
+        logits = session.net(inputs)
+        loss = session.loss(logits, labels)
+        # Processes may have different numbers of images; Fabric takes the mean of their gradients.
+        fabric.backward(loss * (len(labels) * fabric.world_size / num))
+        if config.clip:
+            fabric.clip_gradients(session.net, optimizer, max_norm=config.clip, error_if_nonfinite=False)
+        optimizer.step()
+        if session.average:
+            session.average.update()
+        wish = STOP if self.should_stop() else int(self._save_is_due())
+        sums = [loss.item() * len(labels) / num, num_right(logits.detach(), labels), float(wish)]
+        sums = sum_over_processes(fabric, sums)
+        return sums[0], sums[1], round(sums[2])
+
+    def _save_is_due(self) -> bool:
+        config = self.session.run.train
+        if not self.session.fabric.is_global_zero:
+            return False
+        by_steps = config.save_steps and (self.state.step + 1) % config.save_steps == 0
+        return bool(by_steps) or time.monotonic() - self._saved_at >= config.save_seconds
+
+    def _tell(self, progress: Progress) -> None:
+        if not self.log:
+            return
+        self.observer.on_step(progress)
+        self.log.step(self.state.step, loss=progress.loss, rate=progress.rate)
+        if self.state.step % self.session.run.train.log_steps == 0:
+            self.log.line(
+                f"epoch {progress.epoch}/{progress.num_epochs} step {progress.batch}/{progress.num_batches} "
+                f"loss {progress.loss:.4f} lr {progress.rate:.2e} {progress.images_per_s:,.0f} images/s"
+            )
+
+    def _save_or_stop(self, wish: int) -> None:
+        if wish:
+            self._save()
+        if wish >= STOP:
+            raise Interrupted(f"stopped after step {self.state.step}: go on with tinyclf train --resume {self.run_dir}")
+
+    def _end_epoch(self, epoch: int, *, begin: float, speed: float, rate: float) -> None:
+        """Measure on the validation split; keep the row, and the weights if they are the best."""
+        session, state = self.session, self.state
+        with session.average.applied() if session.average else nullcontext():
+            val_loss, val_accuracy = self._validate()
+            self._last = _copied(session.model)
+        num = len(session.loader.split)
+        row = EpochRow(epoch, rate, state.total_loss / num, state.hits / num, val_loss, val_accuracy)
+        state.rows.append(row)
+        if state.best_row is None or row.better_than(state.best_row):
+            state.best_row, self._best = row, self._last
+        state.total_loss = state.hits = 0.0
+        seconds = time.perf_counter() - begin
+        if self.log:
+            write_log(self.run_dir, state.rows)
+            self.log.epoch(row)
+            self.log.line(
+                epoch_line(row, num_epochs=session.run.train.epochs or 0, seconds=seconds, images_per_s=speed)
+            )
+        self.observer.on_epoch(row, seconds, speed)
+
+    @torch.inference_mode()
+    def _validate(self) -> tuple[float, float]:
+        """Return mean loss and accuracy on the validation split, over all processes."""
+        session, fabric = self.session, self.session.fabric
+        session.model.eval()
+        sums = np.zeros(3)
+        for inputs, labels in session.inputs():
+            labels = labels.to(fabric.device)
+            inputs = fabric.strategy.precision.convert_input(inputs.to(fabric.device))
+            with fabric.autocast():
+                logits = session.bare(inputs).float()
+            sums += (session.plain(logits, labels).item() * len(labels), num_right(logits, labels), len(labels))
+        loss, hits, num = sum_over_processes(fabric, sums.tolist())
+        return loss / num, hits / num
+
+    def _save(self) -> None:
+        """Write the weights of the best and the last epoch, then the state; each file whole.
+
+        What is written and then not covered by a state is made again, to the bit, by a run that goes on.
+        """
+        if self.session.fabric.is_global_zero:
+            self._write_best()
+            if self._last is not None:
+                write_checkpoint(self.run_dir / LAST_FILE, self._last, run=self.session.run, row=self.state.rows[-1])
+                self._last = None
+            save_state(self.run_dir / STATE_FILE, self.session, self.state)
+        self._saved_at = time.monotonic()
+
+    def _write_best(self) -> None:
+        if self._best is not None and self.state.best_row and self.session.fabric.is_global_zero:
+            write_checkpoint(self.run_dir / BEST_FILE, self._best, run=self.session.run, row=self.state.best_row)
+            self._best = None
+
+
+def _copied(model: nn.Module) -> Weights:
+    """Return a copy of the weights, in float32 at most."""
+    state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    return {name: tensor.float() if tensor.dtype is torch.float64 else tensor for name, tensor in state.items()}
+
+
+def num_right(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return how many images were called right; with several labels, each counts as a part of its image."""
+    if labels.ndim == 1:
+        return float((logits.argmax(1) == labels).sum())
+    return float(((logits > 0) == (labels > 0)).float().mean(dim=1).sum())
+
+
+def epoch_line(row: EpochRow, *, num_epochs: int, seconds: float, images_per_s: float) -> str:
+    """Return one epoch as a line for people."""
+    return (
+        f"epoch {row.epoch:>{len(str(num_epochs))}}/{num_epochs}  lr {row.lr:.2e}  "
+        f"train loss {row.train_loss:.4f} accuracy {row.train_accuracy:6.1%}  "
+        f"validation loss {row.val_loss:.4f} accuracy {row.val_accuracy:6.1%}  "
+        f"{seconds:.1f} s, {images_per_s:,.0f} images/s"
+    )
+
+
+def _seed(*place: int) -> int:
+    return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -25,8 +25,8 @@ REASON_WIDTH = 48  # characters of an obstacle that the table shows
 def models(names: tuple[str, ...], size: int, num_classes: int, small_input: bool, as_json: bool) -> None:
     """List architectures: parameters, MACs, size, blocks, and whether they can be deployed.
 
-    NAME is an architecture, a pattern such as "mobilenet*", or a function of your own as package.module:function, called
-    with num_classes=N and in_size=(SIZE, SIZE); it returns an nn.Module with a child named output, its head. Default:
+    NAME is an architecture, a pattern such as "mobilenet*", or package.module:function of your own, called with
+    num_classes=N and in_size=(SIZE, SIZE); it returns an nn.Module with a child named output, its head. Default:
     all architectures.
 
     \b

@@ -1,10 +1,11 @@
 """Datasets: folders of memory-mapped uint8 shards; built, checked, read, sampled and cut into batches."""
 
 from tinyclf.data.augment import parse_augmentations
-from tinyclf.data.batches import MEAN, STD, Loader, batches, make_loader, normalise
+from tinyclf.data.batches import Loader, batches, make_loader
 from tinyclf.data.build import build_dataset, build_from, write_dataset
 from tinyclf.data.check import check_dataset, verify_files
 from tinyclf.data.manifest import Manifest
+from tinyclf.data.preprocessing import MEAN, STD, Preprocessing
 from tinyclf.data.sampling import Position, Sampler
 from tinyclf.data.shards import Dataset, Split, open_dataset
 from tinyclf.data.sources import COMMON, Item, Source, load_source, source_names
@@ -18,6 +19,7 @@ __all__ = [
     "Loader",
     "Manifest",
     "Position",
+    "Preprocessing",
     "Sampler",
     "Source",
     "Split",
@@ -27,7 +29,6 @@ __all__ = [
     "check_dataset",
     "load_source",
     "make_loader",
-    "normalise",
     "open_dataset",
     "parse_augmentations",
     "source_names",

@@ -1,6 +1,6 @@
 """Augmentation of a batch of normalised images: each kind one function, seeded, and off unless asked for.
 
-Images are (N, C, H, W) float32 as `normalise` makes them; what is uncovered becomes 0, the mean colour. Every image
+Images are (N, C, H, W) float32 as `Preprocessing` makes them; what is uncovered becomes 0, the mean colour. Every image
 of a batch draws its own amount. The draws depend on seed, epoch, number of the batch and rank alone: a run that is
 resumed in the midst of an epoch sees the same images, on every machine.
 """
@@ -19,15 +19,18 @@ from tinyclf.errors import BadInput
 if TYPE_CHECKING:
     import torch
 
-Augmentation = Callable[["torch.Tensor", float, np.random.Generator], "torch.Tensor"]
+Amount = tuple[float, ...]
+"""One number, or for a range (least, most)."""
+Augmentation = Callable[..., "torch.Tensor"]
+"""(images (N, C, H, W), amount, or the two ends of a range, generator) -> images."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind: its function, the amount that holds where none is given, the range of amounts, and what one means."""
+    """One kind: its function, the amount that holds where none is given, the amounts there are, and what one means."""
 
     apply: Augmentation
-    amount: float
+    amount: Amount
     least: float
     most: float
     meaning: str
@@ -62,12 +65,12 @@ def shift(images: torch.Tensor, pixels: float, rng: np.random.Generator) -> torc
     return moved
 
 
-def crop(images: torch.Tensor, least: float, rng: np.random.Generator) -> torch.Tensor:
-    """Cut out a share of `least` to 1 of the area, sides 3:4 to 4:3, and enlarge it to the whole."""
+def crop(images: torch.Tensor, least: float, most: float, rng: np.random.Generator) -> torch.Tensor:
+    """Cut out a share of `least` to `most` of the area, sides 3:4 to 4:3, and enlarge it to the whole."""
     num = len(images)
-    area = rng.uniform(least, 1, num)
-    most = np.minimum(math.log(4 / 3), -np.log(area)) / 2  # neither side becomes longer than the image's
-    ratio = np.exp(rng.uniform(-1, 1, num) * most)
+    area = rng.uniform(least, most, num)
+    stretch = np.minimum(math.log(4 / 3), -np.log(area)) / 2  # neither side becomes longer than the image's
+    ratio = np.exp(rng.uniform(-1, 1, num) * stretch)
     width, height = np.sqrt(area) * ratio, np.sqrt(area) / ratio
     x, y = rng.uniform(-1, 1, num) * (1 - width), rng.uniform(-1, 1, num) * (1 - height)
     zero = np.zeros(num)
@@ -121,21 +124,21 @@ def erase(images: torch.Tensor, share: float, rng: np.random.Generator) -> torch
 
 # In the order in which they are applied: first what moves pixels, then what changes them.
 KINDS = {
-    "flip": Kind(flip, 0.5, 0, 1, "share of images mirrored"),
-    "crop": Kind(crop, 0.5, 0.05, 1, "least share of the area that a random crop keeps"),
-    "rotate": Kind(rotate, 15, 0, 180, "degrees, either way"),
-    "shift": Kind(shift, 4, 0, 1024, "pixels, either way"),
-    "brightness": Kind(brightness, 0.4, 0, 4, "standard deviations, either way"),
-    "contrast": Kind(contrast, 0.3, 0, 1, "share, either way"),
-    "erase": Kind(erase, 0.2, 0, 1, "most of the area blanked, in half of the images"),
+    "flip": Kind(flip, (0.5,), 0, 1, "share of images mirrored"),
+    "crop": Kind(crop, (0.5, 1), 0.05, 1, "share of the area that a random crop keeps: the least, or least:most"),
+    "rotate": Kind(rotate, (15,), 0, 180, "degrees, either way"),
+    "shift": Kind(shift, (4,), 0, 1024, "pixels, either way"),
+    "brightness": Kind(brightness, (0.4,), 0, 4, "standard deviations, either way"),
+    "contrast": Kind(contrast, (0.3,), 0, 1, "share, either way"),
+    "erase": Kind(erase, (0.2,), 0, 1, "most of the area blanked, in half of the images"),
 }
 
-Augmentations = dict[str, float]
+Augmentations = dict[str, Amount]
 """Kind -> amount."""
 
 
 def parse_augmentations(text: str) -> Augmentations:
-    """Read "flip,shift=4"; an amount that is left out takes the default of its kind.
+    """Read "flip,crop=0.3:0.9"; an amount that is left out takes the default of its kind.
 
     Raises:
         BadInput: an unknown kind, one twice, or an amount out of range.
@@ -146,13 +149,28 @@ def parse_augmentations(text: str) -> Augmentations:
         if name not in KINDS or name in found:
             raise BadInput(f"--augment {part}: unknown or twice: choose from {', '.join(KINDS)}")
         kind = KINDS[name]
-        try:
-            found[name] = float(value) if given else kind.amount
-        except ValueError:
-            found[name] = math.nan
-        if not kind.least <= found[name] <= kind.most:
+        found[name] = _amount(value, kind.amount) if given else kind.amount
+        if not all(kind.least <= value <= kind.most for value in found[name]) or found[name] != _sorted(found[name]):
             raise BadInput(f"--augment {part}: give {kind.least:g} to {kind.most:g}, {kind.meaning}")
     return found
+
+
+def _amount(text: str, default: Amount) -> Amount:
+    """Read an amount; where the kind has a range and only one end is given, the other is the default's."""
+    try:
+        given = tuple(float(value) for value in text.split(":"))
+    except ValueError:
+        given = ()
+    return given + default[len(given) :] if 1 <= len(given) <= len(default) else (math.nan,)
+
+
+def _sorted(amount: Amount) -> Amount:
+    return tuple(sorted(amount))
+
+
+def generator(*stream: int, seed: int, epoch: int, batch: int, rank: int = 0) -> np.random.Generator:
+    """Return the random numbers of one batch: they depend on the arguments alone, on every machine."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, batch, rank, *stream])))
 
 
 def augment(
@@ -164,6 +182,6 @@ def augment(
     for number, (name, kind) in enumerate(KINDS.items()):
         if name in augmentations:
             # A stream of its own for each kind: one more does not change what the others draw.
-            rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, batch, rank, number])))
-            images = kind.apply(images, augmentations[name], rng)
+            rng = generator(number, seed=seed, epoch=epoch, batch=batch, rank=rank)
+            images = kind.apply(images, *augmentations[name], rng)
     return images.contiguous(memory_format=torch.channels_last)

@@ -1,59 +1,41 @@
-"""Batches: how pixels become the net's input, and the loader that training reads from."""
+"""Batches: a split in order, and the loader that training reads from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyclf.data.augment import Augmentations, augment
-from tinyclf.data.sampling import Position, Sampler, batch_bounds
+from tinyclf.data.augment import Augmentations, augment, generator
+from tinyclf.data.preprocessing import Preprocessing
+from tinyclf.data.sampling import Position, Sampler
 from tinyclf.data.shards import Split
 from tinyclf.data.streaming import read_ahead, window_images
 
 if TYPE_CHECKING:  # torch costs a second to import, and building or checking a dataset does not need it
     import torch
 
-# Of ImageNet, RGB, for pixels in 0 .. 1: what the pretrained nets were trained with.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-
-ROWS_AT_ONCE = 128
-
-
-def normalise(images: NDArray[np.uint8]) -> torch.Tensor:
-    """Turn images (N, H, W, 3) uint8 RGB into the input of a net: (N, 3, H, W) float32, channels last in memory.
-
-    A pixel p of channel c becomes (p / 255 - MEAN[c]) / STD[c].
-    """
-    import torch
-
-    num, height, width, _ = images.shape
-    scale = torch.tensor(1 / (255 * np.array(STD)), dtype=torch.float32).repeat(width)
-    offset = torch.tensor(-np.array(MEAN) / np.array(STD), dtype=torch.float32).repeat(width)
-    # Whole rows at a time: an inner loop over three channels would not be vectorised. Few enough to stay in the cache.
-    pixels = torch.from_numpy(images.reshape(num * height, width * 3))
-    rows = torch.from_numpy(np.empty(pixels.shape, np.float32))  # numpy asks for huge pages: fewer page faults
-    for first in range(0, len(rows), ROWS_AT_ONCE):
-        part = rows[first : first + ROWS_AT_ONCE]
-        part.copy_(pixels[first : first + ROWS_AT_ONCE])
-        torch.addcmul(offset, part, scale, out=part)
-    return rows.reshape(num, height, width, 3).permute(0, 3, 1, 2)
+Transform = Callable[["torch.Tensor", np.random.Generator], "torch.Tensor"]
+"""A change of the user's own to the training images: (n, 3, H, W) float32 preprocessed, and a seeded generator."""
 
 
 def batches(
-    split: Split, *, batch_size: int, order: NDArray[np.int64] | None = None, merge_single: bool = False
+    split: Split,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    order: NDArray[np.int64] | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield (images (n, 3, H, W) float32 normalised, labels (n,) int64) of the whole split, in `order` if given."""
+    """Yield (images (n, 3, H, W) float32, labels (n,) or (n, L) int64) of the whole split, in `order` if given."""
     import torch
 
     order = np.arange(len(split)) if order is None else order
-    for first, last in batch_bounds(len(order), batch_size=batch_size, merge_single=merge_single):
-        indices = order[first:last]
-        yield normalise(split.gather(indices)), torch.from_numpy(split.labels[indices])
+    for first in range(0, len(order), batch_size):
+        indices = order[first : first + batch_size]
+        yield preprocessing.apply(split.gather(indices)), torch.from_numpy(split.labels[indices])
 
 
 @dataclass(frozen=True)
@@ -65,7 +47,9 @@ class Loader:
 
     split: Split
     sampler: Sampler
+    preprocessing: Preprocessing
     augmentations: Augmentations
+    transform: Transform | None = None
     window_mib: int | None = None
 
     def __len__(self) -> int:
@@ -77,13 +61,15 @@ class Loader:
 
         for after, indices, images in self.read(position):
             number = (after.batch or len(self)) - 1
-            tensor = normalise(images)
-            if self.augmentations:
-                seed = self.sampler.seed
-                tensor = augment(
-                    tensor, self.augmentations, seed=seed, epoch=position.epoch, batch=number, rank=self.sampler.rank
-                )
+            tensor = self.augmented(self.preprocessing.apply(images), epoch=position.epoch, batch=number)
             yield after, tensor, torch.from_numpy(self.split.labels[indices])
+
+    def augmented(self, images: torch.Tensor, *, epoch: int, batch: int) -> torch.Tensor:
+        """Apply augmentations and the user's transform to preprocessed images; the draws depend on the place alone."""
+        where = {"seed": self.sampler.seed, "epoch": epoch, "batch": batch, "rank": self.sampler.rank}
+        if self.augmentations:
+            images = augment(images, self.augmentations, **where)
+        return self.transform(images, generator(**where)) if self.transform else images
 
     def read(self, position: Position) -> Iterator[tuple[Position, NDArray[np.int64], NDArray[np.uint8]]]:
         """Yield (position after the batch, indices, images (n, H, W, 3) uint8) of what is left of the epoch."""
@@ -96,6 +82,7 @@ class Loader:
 
 def make_loader(
     split: Split,
+    preprocessing: Preprocessing,
     *,
     batch_size: int,
     seed: int = 0,
@@ -103,6 +90,7 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
     augmentations: Augmentations | None = None,
+    transform: Transform | None = None,
     window_mib: int | None = None,
     merge_single: bool = False,
 ) -> Loader:
@@ -124,4 +112,4 @@ def make_loader(
         labels=split.labels if order == "balanced" else (),
         merge_single=merge_single,
     )
-    return Loader(split, sampler, augmentations or {}, window_mib)
+    return Loader(split, sampler, preprocessing, augmentations or {}, transform, window_mib)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -24,6 +25,7 @@ class Sampler:
     equally often (`labels` says who is who). `rank` of `world` processes takes every world-th image of the epoch:
     disjoint, together all of it; sizes differ by at most one. `window` images are mixed at a time where a dataset is
     larger than memory, 0: all; the order is then that of pieces of shards (`shard_sizes`), mixed within the window.
+    `merge_single`: a last batch of one image joins the one before it: BatchNorm in train mode cannot take it.
     """
 
     num_images: int
@@ -42,6 +44,8 @@ class Sampler:
             raise BadInput(f"order '{self.order}': choose one of {', '.join(ORDERS)}")
         if not 0 <= self.rank < self.world:
             raise BadInput(f"rank {self.rank} of {self.world}: ranks count from 0")
+        if self.num_images < self.world:
+            raise BadInput(f"{self.num_images} images for {self.world} processes: each needs at least one")
         if self.order == "balanced" and (self.window or len(self.labels) != self.num_images):
             raise BadInput("a balanced order draws from all images, and needs their labels: leave out --window")
         if self.window and sum(self.shard_sizes) != self.num_images:
@@ -61,24 +65,31 @@ class Sampler:
         return epoch_order(self.num_images, seed=self.seed, epoch=epoch)
 
     def num_batches(self) -> int:
-        """Return how many batches this rank sees in an epoch."""
-        return len(self._bounds())
+        """Return how many batches there are in an epoch: the same number for every rank."""
+        return len(self.bounds)
 
-    def _bounds(self) -> list[tuple[int, int]]:
-        num = len(range(self.rank, self.num_images, self.world))
-        return batch_bounds(num, batch_size=self.batch_size, merge_single=self.merge_single)
+    def num_images_of(self, batch: int) -> int:
+        """Return how many images all ranks together have in batch number `batch` of an epoch."""
+        first, last = self.bounds[batch]
+        return last - first
+
+    @cached_property
+    def bounds(self) -> list[tuple[int, int]]:
+        """Where the batches of all ranks together are cut; in the last one, too, every rank has an image."""
+        least = max(self.world, 2 if self.merge_single else 1)
+        return batch_bounds(self.num_images, batch_size=self.batch_size * self.world, least=least)
 
     def batches(self, position: Position) -> Iterator[tuple[Position, NDArray[np.int64]]]:
         """Yield what is left of the epoch from `position` on: (position after this batch, indices of the batch).
 
         The indices of a batch are ascending: that is how files are read fastest, and training does not mind.
         """
-        indices = self.indices(position.epoch)
-        bounds = self._bounds()
+        indices = self._all_indices(position.epoch)
+        bounds = self.bounds
         for number in range(position.batch, len(bounds)):
             first, last = bounds[number]
-            after = Position(position.epoch, number + 1)
-            yield (after if number + 1 < len(bounds) else Position(position.epoch + 1, 0)), np.sort(indices[first:last])
+            after = Position(position.epoch, number + 1) if number + 1 < len(bounds) else Position(position.epoch + 1)
+            yield after, np.sort(indices[first:last][self.rank :: self.world])
 
     def save(self, position: Position) -> dict[str, Any]:
         """Return `position` as JSON can hold it, with what it is a position of."""
@@ -115,13 +126,13 @@ def epoch_order(num_images: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     return _generator(seed, epoch).permutation(num_images)
 
 
-def batch_bounds(num_images: int, *, batch_size: int, merge_single: bool = False) -> list[tuple[int, int]]:
+def batch_bounds(num_images: int, *, batch_size: int, least: int = 1) -> list[tuple[int, int]]:
     """Cut 0 .. num_images into half-open ranges of `batch_size`; the last may be smaller.
 
-    With `merge_single`, a last batch of one image joins the one before it: BatchNorm in train mode cannot take it.
+    One of less than `least` images joins the one before it.
     """
     firsts = list(range(0, num_images, batch_size))
-    if merge_single and len(firsts) > 1 and num_images - firsts[-1] == 1:
+    if len(firsts) > 1 and num_images - firsts[-1] < least:
         firsts.pop()
     return list(zip(firsts, [*firsts[1:], num_images], strict=True))
 

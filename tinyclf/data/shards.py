@@ -64,7 +64,7 @@ class Split:
         in_order = bool((wanted[1:] >= wanted[:-1]).all())
         order = None if in_order else np.argsort(wanted, kind="stable")
         ascending = wanted if order is None else wanted[order]
-        images = np.empty((len(wanted), *self.shards[0].shape[1:]), dtype=np.uint8)
+        images = np.empty((len(wanted), *self.shards[0].shape[1:]), dtype=self.shards[0].dtype)
         cuts = np.searchsorted(ascending, self.starts).tolist()
         for shard, start, first, last in zip(self.shards, self.starts, cuts, cuts[1:], strict=False):
             if first == last:
