@@ -1,0 +1,27 @@
+"""How good logits are: metrics of one class or of several labels per image, bootstrap intervals, tables for people."""
+
+from tinyclf.metrics.calibration import Calibration, calibrate
+from tinyclf.metrics.intervals import bootstrap
+from tinyclf.metrics.multi import MultiMetrics, measure_multi
+from tinyclf.metrics.probabilities import binary_cross_entropy, cross_entropy, log_odds, sigmoid
+from tinyclf.metrics.ranking import Ranking, Threshold, rank
+from tinyclf.metrics.single import Metrics, measure
+from tinyclf.metrics.tables import interval_lines
+
+__all__ = [
+    "Calibration",
+    "Metrics",
+    "MultiMetrics",
+    "Ranking",
+    "Threshold",
+    "binary_cross_entropy",
+    "bootstrap",
+    "calibrate",
+    "cross_entropy",
+    "interval_lines",
+    "log_odds",
+    "measure",
+    "measure_multi",
+    "rank",
+    "sigmoid",
+]
