@@ -4,10 +4,10 @@
 
     F1 = 2 tp / (2 tp + fp + fn),  fn = 1 - tp
 
-from rates and not from counts, so that it does not depend on how many images a subset has. For most sets tp is the share
-of the subset's persons that are called person, and fp the share of all images without a person that are; for lighting
-fp is over the images without a person in the same light alone. The depictions turn it round: their images have no
-person, tp is the share of them that are called no_person, and fp the share of all persons that are.
+from rates and not from counts, so that it does not depend on how many images a subset has. For most sets tp is the
+share of the subset's persons that are called person, and fp the share of all images without a person that are; for
+lighting fp is over the images without a person in the same light alone. The depictions turn it round: their images have
+no person, tp is the share of them that are called no_person, and fp the share of all persons that are.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyclf.errors import BadInput
+from tinyclf.metrics import percent
 
 CLASSES = ("no_person", "person")
 
@@ -73,9 +74,9 @@ class FineGrained:
             f"{'set':<{first}}  {'subset':<{second}}  persons  no persons  tp rate  fp rate      F1",
         ]
         for s in self.subsets:
-            rates = "  ".join(f"{_percent(rate):>7}" for rate in (s.tp_rate, s.fp_rate))
+            rates = "  ".join(f"{percent(rate):>7}" for rate in (s.tp_rate, s.fp_rate))
             counts = f"{s.num_persons:>7,}  {s.num_non_persons:>10,}"
-            lines.append(f"{s.set:<{first}}  {s.name:<{second}}  {counts}  {rates}  {_percent(s.f1):>6}")
+            lines.append(f"{s.set:<{first}}  {s.name:<{second}}  {counts}  {rates}  {percent(s.f1):>6}")
         return [*lines, "depiction: images without a person, whose tp rate is of those called no_person"]
 
 
@@ -139,7 +140,3 @@ def _subset(answer: NDArray[np.bool_], yes: NDArray[np.bool_], no: NDArray[np.bo
     tp_rate = float(answer[yes].mean()) if num_yes else None
     fp_rate = float(answer[no].mean()) if num_no else None
     return _Rates(num_yes, num_no, tp_rate, fp_rate)
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"

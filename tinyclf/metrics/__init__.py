@@ -6,7 +6,7 @@ from tinyclf.metrics.multi import MultiMetrics, measure_multi
 from tinyclf.metrics.probabilities import binary_cross_entropy, cross_entropy, log_odds, sigmoid
 from tinyclf.metrics.ranking import Ranking, Threshold, rank
 from tinyclf.metrics.single import Metrics, measure
-from tinyclf.metrics.tables import interval_lines
+from tinyclf.metrics.tables import interval_lines, most_confused, percent
 
 __all__ = [
     "Calibration",
@@ -22,6 +22,8 @@ __all__ = [
     "log_odds",
     "measure",
     "measure_multi",
+    "most_confused",
+    "percent",
     "rank",
     "sigmoid",
 ]
