@@ -59,7 +59,7 @@ class MultiMetrics:
         return [
             f"accuracy {self.accuracy:.1%}, loss {self.loss:.4f}, {self.num_images:,} images",
             f"all labels right {self.exact_match:.1%}, macro F1 {percent(self.macro_f1)}, micro F1 "
-            f"{percent(self.micro_f1)}, AUC {decimal(self.auc)}, mean average precision "
+            f"{percent(self.micro_f1)}, AUC {decimal(self.auc)}, mAP "
             f"{decimal(self.mean_average_precision)}, calibration error {self.calibration_error:.4f}",
             "",
             *class_lines(

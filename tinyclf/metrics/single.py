@@ -12,7 +12,7 @@ from tinyclf.metrics.calibration import calibrate_odds
 from tinyclf.metrics.probabilities import check_logits, log_odds, sigmoid, surprise
 from tinyclf.metrics.ranking import Ranking, Threshold, best_threshold, rank
 from tinyclf.metrics.shares import mean_defined, shares
-from tinyclf.metrics.tables import class_lines, confusion_lines, decimal, percent
+from tinyclf.metrics.tables import class_lines, confusion_lines, decimal, percent, shown
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Metrics:
             return []
         best = self.best_threshold
         return [
-            f"best threshold of {self.classes[1]} on this split {best.probability:.4f}: balanced accuracy "
+            f"best threshold of {shown(self.classes[1])} on this split {best.probability:.4f}: balanced accuracy "
             f"{best.balanced_accuracy:.1%}, accuracy {best.accuracy:.1%}"
         ]
 
