@@ -7,9 +7,9 @@ import warnings
 import numpy as np
 import pytest
 from sklearn import metrics as sk
-from test_metrics import degenerate, names, random_case, random_multi, softmax
+from test_metrics import degenerate, names, random_case, random_multi
 
-from tinyclf.metrics import bootstrap, interval_lines, measure
+from tinyclf.metrics import bootstrap, interval_lines, log_odds, measure
 from tinyclf.metrics.intervals import _multi, _single, resample
 
 
@@ -19,18 +19,14 @@ def test_every_resample_agrees_with_scikit_learn(num_classes: int, tied: bool) -
     logits, labels = random_case(80, num_classes, seed=num_classes)
     if tied:
         logits = np.round(logits)
-    found = _single(logits, labels)
+    found, odds = _single(logits, labels), log_odds(logits)
     for weights in resample(80, num_resamples=25, seed=7):
         values = {name: metric(weights) for name, metric in found.items()}
         for row, weight in enumerate(weights):
             drawn = np.repeat(np.arange(80), weight)
-            truth, share = labels[drawn], softmax(logits[drawn])
-            called = logits[drawn].argmax(axis=1)
-            auc = (
-                sk.roc_auc_score(truth, share[:, 1])
-                if num_classes == 2
-                else np.mean([sk.roc_auc_score(truth == c, share[:, c]) for c in range(num_classes)])
-            )
+            truth, called = labels[drawn], logits[drawn].argmax(axis=1)
+            aucs = [sk.roc_auc_score(truth == index, odds[drawn, index]) for index in range(num_classes)]
+            auc = aucs[1] if num_classes == 2 else np.mean(aucs)
             assert values["auc"][row] == pytest.approx(auc)
             assert values["accuracy"][row] == pytest.approx(sk.accuracy_score(truth, called))
             assert values["balanced_accuracy"][row] == pytest.approx(sk.balanced_accuracy_score(truth, called))
