@@ -143,7 +143,8 @@ def _data(facts: CardFacts) -> list[str]:
     splits = list(facts.num_images)
     images = [("all images", *(f"{facts.num_images[split]:,}" for split in splits))]
     listed = range(len(facts.classes)) if len(facts.classes) <= MOST_ROWS else range(0)
-    counts = [(facts.classes[row], *(f"{facts.counts[split][row]:,}" for split in splits)) for row in listed]
+    known = [facts.counts.get(split) for split in splits]
+    counts = [(facts.classes[row], *(f"{of[row]:,}" if of else "-" for of in known)) for row in listed]
     blocks = ["## Data", _table(("", ""), rows), _table(("images", *splits), [*images, *counts])]
     return blocks if listed else [*blocks, f"The {len(facts.classes):,} classes are not listed here."]
 
