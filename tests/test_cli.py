@@ -8,8 +8,10 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -189,6 +191,32 @@ def test_eval(trained: tuple[Path, str], shifted_dir: Path) -> None:
     metrics = json.loads(run("eval", out, "--split", "test", "--data", shifted_dir, "--json").stdout)
     assert metrics["num_images"] == sum(metrics["support"]) == 269
     assert metrics["accuracy"] < json.loads(run("eval", out, "--json").stdout)["accuracy"]
+
+
+def test_eval_with_intervals_and_plots(trained: tuple[Path, str], tmp_path: Path) -> None:
+    options = ("eval", trained[0], "--bootstrap", 50, "--plots", tmp_path / "plots")
+    table = run(*options)
+    assert table.exit_code == 0, table.output
+    assert "95% intervals from 50 bootstrap resamples:\n  accuracy " in table.output
+    assert table.output.endswith(f"plots: {tmp_path / 'plots'}\n")
+    assert sorted(f.name for f in (tmp_path / "plots").iterdir()) == ["confusion.png", "pr_roc.png", "reliability.png"]
+    content = json.loads(run(*options, "--json").stdout)
+    low, high = content["intervals"]["accuracy"]
+    assert low <= content["accuracy"] <= high
+    assert "fine_grained" not in content
+    assert run("eval", trained[0], "--bootstrap", 0).exit_code == 2
+
+
+def test_eval_shows_the_fine_grained_subsets(trained: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from tinyclf.finegrained import CLASSES, TAGS
+
+    tags = {tag: np.array([1, 0, 1, 0]) for tag in TAGS}
+    split = SimpleNamespace(labels=np.array([1, 0, 0, 1]), classes=CLASSES, tags=tags)
+    logits = np.array([[0, 1], [1, 0], [0, 1], [0, 1]], dtype=np.float32)
+    monkeypatch.setattr("tinyclf.evaluate.predict_run", lambda *_, **__: (split, logits))
+    assert re.search(r"\nage +young +1 +2 +100.0% +50.0% +80.0%\n", run("eval", trained[0]).output)
+    content = json.loads(run("eval", trained[0], "--json").stdout)
+    assert content["fine_grained"]["lighting"]["dark"]["fp_rate"] == 1.0
 
 
 def test_adapting_a_run(trained: tuple[Path, str], shifted_dir: Path, tmp_path: Path) -> None:

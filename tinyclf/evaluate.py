@@ -1,56 +1,54 @@
-"""How good a model is on a split: accuracy, loss, precision, recall and F1 per class, the confusion matrix."""
+"""What a model says of the images of a split, and how good it is there."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from tinyclf.data import Preprocessing, Split, batches, open_dataset
-from tinyclf.errors import BadInput, Unsupported
-from tinyclf.runs import load_run
+from tinyclf.errors import BadInput
+from tinyclf.finegrained import FineGrained, fine_grained, has_fine_grained
+from tinyclf.metrics import Metrics, MultiMetrics, bootstrap, interval_lines, measure, measure_multi
+from tinyclf.runs import RunConfig, load_run
 
 BATCH_SIZE = 128
+LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """Results on one split; tuples run over `classes`.
+class Assessment:
+    """Everything measured on one split: `intervals` as `metrics.bootstrap` gives them, empty if not asked for."""
 
-    `confusion[t][p]` counts images of class t that the model calls p. A share whose denominator is 0 is 0.
-    """
-
-    num_images: int
-    accuracy: float
-    loss: float
-    classes: tuple[str, ...]
-    precision: tuple[float, ...]
-    recall: tuple[float, ...]
-    f1: tuple[float, ...]
-    support: tuple[int, ...]
-    confusion: tuple[tuple[int, ...], ...]
+    split: Split
+    logits: NDArray[np.float32]
+    metrics: Metrics | MultiMetrics
+    intervals: dict[str, tuple[float, float]]
+    num_resamples: int
+    fine_grained: FineGrained | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the metrics as JSON can hold them."""
-        return asdict(self)
+        """Return it as JSON can hold it."""
+        content = self.metrics.to_dict()
+        if self.num_resamples:
+            content["intervals"] = self.intervals
+        if self.fine_grained:
+            content["fine_grained"] = self.fine_grained.to_dict()
+        return content
 
     def to_lines(self) -> list[str]:
-        """Return a table for people, one string per line."""
-        width = max(len("class"), *(len(name) for name in self.classes))
-        cell = max(4, len(str(max(map(max, self.confusion)))))
-        lines = [
-            f"accuracy {self.accuracy:.1%}, loss {self.loss:.4f}, {self.num_images:,} images",
-            "",
-            f"{'class':<{width}}  precision  recall      F1  images   called, in the order of the rows",
-        ]
-        for i, name in enumerate(self.classes):
-            called = " ".join(f"{count:>{cell}}" for count in self.confusion[i])
-            shares = f"{self.precision[i]:>9.1%}  {self.recall[i]:>6.1%}  {self.f1[i]:>6.1%}"
-            lines.append(f"{name:<{width}}  {shares}  {self.support[i]:>6}   {called}")
+        """Return tables for people."""
+        lines = self.metrics.to_lines()
+        if self.num_resamples:
+            lines += ["", *interval_lines(self.intervals, level=LEVEL, num_resamples=self.num_resamples)]
+        if self.fine_grained:
+            lines += ["", *self.fine_grained.to_lines()]
         return lines
 
 
@@ -61,59 +59,78 @@ def predict(model: nn.Module, split: Split, preprocessing: Preprocessing) -> tor
         return torch.cat([model(images) for images, _ in batches(split, preprocessing, batch_size=BATCH_SIZE)])
 
 
-def evaluate(model: nn.Module, split: Split, preprocessing: Preprocessing) -> Metrics:
+def evaluate(model: nn.Module, split: Split, preprocessing: Preprocessing) -> Metrics | MultiMetrics:
     """Measure `model` on `split`; leaves it in eval mode.
 
     Raises:
-        BadInput: the model has another number of classes than the split.
+        BadInput: the model has another number of classes than the split, or its training has diverged.
     """
     logits = predict(model, split, preprocessing)
     if logits.shape[1] != len(split.classes):
         raise BadInput(f"the model has {logits.shape[1]} classes, the dataset {len(split.classes)}: they do not belong")
-    labels = torch.from_numpy(split.labels)
-    confusion = np.zeros((len(split.classes),) * 2, dtype=np.int64)
-    np.add.at(confusion, (split.labels, logits.argmax(1).numpy()), 1)
-    return metrics_of(confusion, loss=nn.functional.cross_entropy(logits, labels).item(), classes=split.classes)
+    return _measure(logits.numpy(), split)
 
 
-def metrics_of(confusion: np.ndarray[Any, np.dtype[np.int64]], *, loss: float, classes: tuple[str, ...]) -> Metrics:
-    """Derive all metrics from a confusion matrix (true, predicted)."""
-    hits, support, called = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    return Metrics(
-        num_images=int(confusion.sum()),
-        accuracy=float(hits.sum() / confusion.sum()),
-        loss=loss,
-        classes=classes,
-        precision=_shares(hits, called),
-        recall=_shares(hits, support),
-        f1=_shares(2 * hits, support + called),
-        support=tuple(support.tolist()),
-        confusion=tuple(tuple(row) for row in confusion.tolist()),
-    )
+def _measure(logits: NDArray[np.float32], split: Split) -> Metrics | MultiMetrics:
+    kind = measure_multi if split.labels.ndim > 1 else measure
+    return kind(logits, split.labels, classes=split.classes)
 
 
-def _shares(parts: Any, wholes: Any) -> tuple[float, ...]:
-    return tuple((parts / np.maximum(wholes, 1)).tolist())
-
-
-def evaluate_run(run_dir: Path, *, split: str, data: Path | None = None) -> Metrics:
-    """Measure the best model of a run on a split of its own dataset, or of the dataset folder `data`.
+def evaluate_run(path: Path, *, split: str, data: Path | None = None) -> Metrics | MultiMetrics:
+    """Measure the best model of a run, or a checkpoint, on a split of its own dataset, or of the dataset folder `data`.
 
     Raises:
-        BadInput: the run or the dataset cannot be read, or they differ in image size or classes.
+        BadInput: as `predict_run`; the run's training has diverged.
     """
-    model, config = load_run(run_dir)
-    dataset = open_dataset(data or config.data)
-    if dataset.multi_label:
-        raise Unsupported(
-            f"{dataset.path}: has {len(dataset.classes)} labels per image: eval takes one class per image"
-        )
-    if dataset.classes != config.classes:
-        theirs, ours = ", ".join(dataset.classes[:5]), ", ".join(config.classes[:5])
-        raise BadInput(
-            f"{dataset.path} has other classes ({len(dataset.classes)}: {theirs}) than {run_dir} was trained on "
-            f"({len(config.classes)}: {ours}): evaluate on a dataset with the same classes in the same order"
-        )
-    preprocessing = replace(config.preprocessing, stored=dataset.size)
+    chosen, logits = predict_run(path, split=split, data=data)
+    return _measure(logits, chosen)
+
+
+def assess_run(path: Path, *, split: str, data: Path | None = None, num_resamples: int = 0) -> Assessment:
+    """Measure all there is to measure of a run; with `num_resamples`, bootstrap intervals too.
+
+    Raises:
+        BadInput: as `evaluate_run`.
+    """
+    chosen, logits = predict_run(path, split=split, data=data)
+    labels, classes = chosen.labels, chosen.classes
+    metrics = _measure(logits, chosen)
+    intervals = {}
+    if num_resamples:
+        intervals = bootstrap(logits, labels, classes=classes, num_resamples=num_resamples, level=LEVEL)
+    with_subsets = labels.ndim == 1 and has_fine_grained(chosen.tags, classes=classes)
+    subsets = fine_grained(logits.argmax(axis=1), labels, chosen.tags) if with_subsets else None
+    return Assessment(chosen, logits, metrics, intervals, num_resamples, subsets)
+
+
+def predict_run(path: Path, *, split: str, data: Path | None = None) -> tuple[Split, NDArray[np.float32]]:
+    """Return a split of a run's own dataset, or of the folder `data`, and the logits (N, C) of the run's best model.
+
+    Raises:
+        BadInput: the run or the dataset cannot be read, or their classes differ.
+    """
+    model, run = load_run(path)
+    dataset = open_dataset(data or run.data)
+    check_classes(run, dataset.classes, multi_label=dataset.multi_label, run_name=path, data_name=dataset.path)
+    chosen = dataset.split(split)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return evaluate(model, dataset.split(split), preprocessing)
+    return chosen, predict(model, chosen, replace(run.preprocessing, stored=dataset.size)).numpy()
+
+
+def check_classes(
+    run: RunConfig, classes: Sequence[str], *, multi_label: bool, run_name: Path, data_name: Path
+) -> None:
+    """Refuse a dataset that asks for something else than the run has learnt.
+
+    Raises:
+        BadInput: other classes, another order, or several labels in place of one class.
+    """
+    if multi_label != run.multi_label:
+        kinds = {True: "several labels", False: "one class"}
+        raise BadInput(f"{data_name} has {kinds[multi_label]} per image, {run_name} was trained on {kinds[not multi_label]}")
+    if tuple(classes) != run.classes:
+        theirs, ours = ", ".join(classes[:5]), ", ".join(run.classes[:5])
+        raise BadInput(
+            f"{data_name} has other classes ({len(classes)}: {theirs}) than {run_name} was trained on "
+            f"({run.num_classes}: {ours}): evaluate on a dataset with the same classes in the same order"
+        )

@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from tinyclf.cli.program import FOLDER, main
-
-if TYPE_CHECKING:
-    pass
 
 
 @main.command("eval")
 @click.argument("run", type=FOLDER)
 @click.option("--split", default="test", show_default=True, help="Split of the dataset.")
 @click.option("--data", "folder", type=FOLDER, metavar="DIR", help="Dataset folder. Default: the run's own.")
+@click.option(
+    "--bootstrap", "num_resamples", type=click.IntRange(min=1), metavar="N", help="Add 95 % intervals from N resamples."
+)
+@click.option("--plots", type=FOLDER, metavar="DIR", help="Write confusion.png, pr_roc.png and reliability.png there.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def evaluate(run: Path, split: str, folder: Path | None, as_json: bool) -> None:
-    """Measure the best model of the run directory RUN.
+def evaluate(
+    run: Path, split: str, folder: Path | None, num_resamples: int | None, plots: Path | None, as_json: bool
+) -> None:
+    """Measure the best model of RUN: a run directory, or a checkpoint of one.
+
+    Of Wake Vision's validation and test splits the fine-grained subsets are shown too.
 
     \b
     Example:
       tinyclf eval demo/clean --split test
       tinyclf eval demo/clean --data demo/shifted --json
+      tinyclf eval demo/clean --bootstrap 1000 --plots demo/plots
     """
-    from tinyclf.evaluate import evaluate_run
+    from tinyclf.evaluate import assess_run
+    from tinyclf.plots import write_plots
 
-    metrics = evaluate_run(run, split=split, data=folder)
-    click.echo(json.dumps(metrics.to_dict(), indent=1) if as_json else "\n".join(metrics.to_lines()))
+    found = assess_run(run, split=split, data=folder, num_resamples=num_resamples or 0)
+    if plots:
+        write_plots(plots, found.metrics, found.logits, found.split.labels)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=1))
+        return
+    click.echo("\n".join(found.to_lines()))
+    if plots:
+        click.echo(f"\nplots: {plots}")
