@@ -23,6 +23,8 @@ from tinyclf.metrics import (
     rank,
     sigmoid,
 )
+from tinyclf.metrics.calibration import calibration_of
+from tinyclf.metrics.ranking import best_threshold
 
 
 def names(num: int) -> tuple[str, ...]:
@@ -130,6 +132,29 @@ def test_threshold_of_certain_answers_can_be_applied() -> None:
     assert result.best_threshold.accuracy == pytest.approx(np.mean(called == labels))
 
 
+def test_among_equal_thresholds_the_one_nearest_to_a_half() -> None:
+    """The thresholds that call one image or three give 3/4; once the lower, once the upper is nearer to 0.5."""
+    ranking = rank(np.array([0.9, 0.6, 0.55, 0.1]), np.array([True, False, True, False]))
+    best = best_threshold(ranking)
+    assert best is not None
+    assert (best.probability, best.balanced_accuracy) == pytest.approx((0.325, 0.75))
+    ranking = rank(np.array([0.7, 0.6, 0.2, 0.01]), np.array([True, False, True, False]))
+    best = best_threshold(ranking)
+    assert best is not None
+    assert (best.probability, best.balanced_accuracy) == pytest.approx((0.65, 0.75))
+
+
+def test_a_threshold_between_neighbouring_numbers() -> None:
+    """The middle of two neighbouring numbers rounds to the lower one here, at which both would be called."""
+    upper = np.nextafter(1.0, 0.0)
+    lower = np.nextafter(upper, 0.0)
+    assert (upper + lower) / 2 == lower
+    best = best_threshold(rank(np.array([upper, lower]), np.array([True, False])))
+    assert best is not None
+    assert lower < best.probability <= upper
+    assert best.accuracy == 1.0
+
+
 def test_losses_keep_their_digits_at_any_size() -> None:
     logits = np.array([[1e38, -1e38], [-40, 0], [0, 0]], dtype=np.float32)
     losses = cross_entropy(logits, np.array([1, 1, 0]))
@@ -173,6 +198,12 @@ def test_calibration_error_by_hand_and_by_its_definition() -> None:
         if inside.any():
             error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
     assert calibrate(logits, labels).error == pytest.approx(error)
+
+
+def test_bins_are_closed_above() -> None:
+    edges = np.linspace(0, 1, 16)
+    assert calibration_of(edges[1:], np.ones(15, dtype=np.bool_)).counts.tolist() == [1] * 15
+    assert calibration_of(edges[:1], np.ones(1, dtype=np.bool_)).counts.tolist() == [1] + [0] * 14
 
 
 @pytest.mark.parametrize("seed", range(10))
