@@ -80,8 +80,8 @@ def test_empty_subsets_are_none_and_a_dash() -> None:
 
 def test_lines_say_when_images_of_distance_are_missing() -> None:
     whole = fine_grained(CALLED, LABELS, tags(10)).to_lines()
-    assert fine_grained(CALLED[:9], LABELS[:9], tags(9)).to_lines()[-1].startswith("distance: without the images")
-    assert not any(line.startswith("distance: without") for line in whole)
+    assert fine_grained(CALLED[:9], LABELS[:9], tags(9)).to_lines()[-1].startswith("distance: far is of persons of 5")
+    assert not any(line.startswith("distance: far") for line in whole)
 
 
 def test_only_persons_count_in_the_sets_of_persons() -> None:
