@@ -11,10 +11,12 @@ import torch
 from sklearn import metrics as sk
 from torch import nn
 
-from tinyclf.data import normalise, open_dataset
+from tinyclf.data import Preprocessing, open_dataset
 from tinyclf.errors import BadInput
 from tinyclf.evaluate import evaluate
 from tinyclf.models import build_model
+
+PLAIN = Preprocessing(32, 32)
 
 
 class Guess(nn.Module):
@@ -31,8 +33,8 @@ class Guess(nn.Module):
 def test_the_logits_of_all_images_are_measured_in_order(digits_dir: Path) -> None:
     split = open_dataset(digits_dir).split("test")
     model = Guess(10)
-    result = evaluate(model, split)
-    logits = model(normalise(split.gather(range(len(split))))).numpy()
+    result = evaluate(model, split, PLAIN)
+    logits = model(PLAIN.apply(split.gather(range(len(split))))).numpy()
     called = logits.argmax(1)
     assert 1 < len(set(called.tolist())) < 10, "the guesses must leave a class out, and not be all the same"
     assert result.accuracy == pytest.approx(sk.accuracy_score(split.labels, called))
@@ -45,11 +47,11 @@ def test_eval_mode_and_order(digits_dir: Path) -> None:
     model = build_model("fdmobilenet_wd4", num_classes=10, size=32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.train()
-    first = evaluate(model, split)
-    assert first == evaluate(model, split)
+    first = evaluate(model, split, PLAIN)
+    assert first == evaluate(model, split, PLAIN)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_other_number_of_classes(digits_dir: Path) -> None:
     with pytest.raises(BadInput, match="the model has 3 classes, the dataset 10"):
-        evaluate(Guess(3), open_dataset(digits_dir).split("test"))
+        evaluate(Guess(3), open_dataset(digits_dir).split("test"), PLAIN)

@@ -307,8 +307,8 @@ def test_linear_probe_on_photographs(tmp_path: Path) -> None:
 
 def test_files_of_a_run(tiny_dir: Path, scratch_run: Path) -> None:
     assert sorted(file.name for file in scratch_run.iterdir()) == [
-        *("best.safetensors", "config.yaml", "curves.png", "hyperparams.csv", "last.safetensors"),
-        *("run.json", "state.pt", "train.log", "train_log.csv"),
+        *("best.safetensors", "card.md", "config.yaml", "confusion.png", "curves.png", "hyperparams.csv"),
+        *("last.safetensors", "pr_roc.png", "reliability.png", "run.json", "state.pt", "train.log", "train_log.csv"),
     ]
     rows = list(csv.DictReader((scratch_run / "train_log.csv").open()))
     assert [row["epoch"] for row in rows] == ["1", "2"]

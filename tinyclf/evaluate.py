@@ -127,7 +127,9 @@ def check_classes(
     """
     if multi_label != run.multi_label:
         kinds = {True: "several labels", False: "one class"}
-        raise BadInput(f"{data_name} has {kinds[multi_label]} per image, {run_name} was trained on {kinds[not multi_label]}")
+        raise BadInput(
+            f"{data_name} has {kinds[multi_label]} per image, {run_name} was trained on {kinds[not multi_label]}"
+        )
     if tuple(classes) != run.classes:
         theirs, ours = ", ".join(classes[:5]), ", ".join(run.classes[:5])
         raise BadInput(

@@ -26,6 +26,16 @@ DPI = 120
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # x (n,), y (n,)
 
 
+def write_plots(
+    folder: Path, metrics: Metrics | MultiMetrics, logits: NDArray[np.float32], labels: NDArray[np.int64]
+) -> None:
+    """Write confusion.png, pr_roc.png and reliability.png into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_confusion(folder / "confusion.png", metrics)
+    write_pr_roc(folder / "pr_roc.png", logits, labels, metrics.classes)
+    write_reliability(folder / "reliability.png", logits, labels)
+
+
 def write_confusion(path: Path, metrics: Metrics | MultiMetrics) -> None:
     """Draw the confusion matrix, each row as shares of its class; of several labels how often each is called rightly.
 

@@ -26,6 +26,7 @@ CONFIG_FILE = "config.yaml"
 RUN_FILE = "run.json"
 BEST_FILE = "best.safetensors"
 LAST_FILE = "last.safetensors"
+CARD_FILE = "card.md"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from tinyclf.logs import RunLog
 from tinyclf.models import set_train_mode
 from tinyclf.optim import rate_at
 from tinyclf.parallel import sum_over_processes
+from tinyclf.report import write_report
 from tinyclf.runs import (
     BEST_FILE,
     LAST_FILE,
@@ -175,6 +176,7 @@ class _Training:
         self._save()
         if self.session.fabric.is_global_zero:
             write_curves(self.run_dir, self.state.rows)
+            write_report(self.run_dir)
 
     def _epoch(self) -> None:
         """Train what is left of the epoch, measure, and keep its row."""
