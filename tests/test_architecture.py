@@ -21,7 +21,7 @@ ALLOWED = {
     "freezing": set(),
     "folding": set(),
     "weights": {"freezing", "zoo"},
-    "models": {"folding", "freezing", "weights", "zoo"},
+    "models": {"folding", "freezing", "tiny_nets", "weights", "zoo"},
     "data": set(),
     "config": {"data"},
     "runs": {"config", "data", "models"},

@@ -98,6 +98,7 @@ def test_examples_in_the_help_can_be_parsed() -> None:
         "eval -h",
         "memory -h",
         "doctor -h",
+        "models -h",
         "data check -h",
         "data info -h",
         "--version",

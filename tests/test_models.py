@@ -1,7 +1,9 @@
-"""Models: sizes, what each variant trains, folding of BatchNorm, starting weights."""
+"""Models: counts, seeds, small inputs, nets of the user's own, variants."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,22 +11,8 @@ import torch
 from torch import nn
 
 from tinyclf.errors import BadInput, Unsupported
-from tinyclf.models import (
-    ARCHITECTURES,
-    blocks,
-    build_model,
-    calibrate_batchnorm,
-    fold_batchnorm,
-    freeze,
-    load_pretrained,
-    load_state,
-    load_weights,
-    num_parameters,
-    set_train_mode,
-)
+from tinyclf.models import build_model, fold_batchnorm, freeze, head_layer, model_size_bytes, num_macs, num_parameters
 from tinyclf.variants import VARIANTS, Variant
-
-IMAGENET = Path(__file__).parent.parent.parent / "shared" / "weights" / "mobilenet_wd4_imagenet_128.safetensors"
 
 
 def net(arch: str = "mobilenet_wd4", *, num_classes: int = 2, size: int = 32, seed: int = 0) -> nn.Module:
@@ -40,118 +28,85 @@ def test_parameter_counts(arch: str, with_batchnorm: int, folded: int) -> None:
     assert num_parameters(fold_batchnorm(model)) == folded
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_every_architecture_takes_any_size(arch: str) -> None:
-    model = build_model(arch, num_classes=3, size=40).eval()
-    assert model(torch.zeros(1, 3, 40, 40)).shape == (1, 3)
+OWN_NETS = """
+from collections import OrderedDict
+from torch import nn
+
+def tiny(*, num_classes, in_size):
+    assert in_size[0] == in_size[1]
+    conv, pool = nn.Conv2d(3, 4, 3, stride=2), nn.AdaptiveAvgPool2d(1)
+    features = nn.Sequential(OrderedDict(conv=conv, drop=nn.Dropout(), pool=pool, flat=nn.Flatten()))
+    return nn.Sequential(OrderedDict(features=features, output=nn.Linear(4, num_classes)))
+
+def blockless(*, num_classes, in_size):
+    features = nn.Sequential(nn.AvgPool2d(in_size), nn.Flatten())
+    return nn.Sequential(OrderedDict(features=features, output=nn.Linear(3, num_classes)))
+
+def headless(*, num_classes, in_size):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * in_size[0] * in_size[1], num_classes))
+
+def relu_head(*, num_classes, in_size):
+    return nn.Sequential(OrderedDict(features=nn.Conv2d(3, 2, 1), output=nn.ReLU()))
+
+def stubborn(*, num_classes, in_size):
+    return tiny(num_classes=7, in_size=in_size)
+
+def narrow(*, num_classes, in_size):
+    model = tiny(num_classes=num_classes, in_size=in_size)
+    model.features.conv = nn.Conv2d(1, 4, 3)
+    return model
+
+def failing(*, num_classes, in_size):
+    raise ValueError("only 224 pixels\\nreally")
+
+def dictionary(*, num_classes, in_size):
+    return {}
+
+def positional(classes):
+    return None
+"""
 
 
-def test_weights_depend_on_the_seed_alone() -> None:
-    torch.manual_seed(123)
-    expected_random = torch.rand(1)
-    torch.manual_seed(123)
-    first = net(seed=5).state_dict()
-    assert torch.equal(torch.rand(1), expected_random), "building a model used torch's random state"
-    second, other = net(seed=5).state_dict(), net(seed=6).state_dict()
+@pytest.fixture
+def own_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put a module with nets of the user's own into the current directory."""
+    (tmp_path / "own_nets.py").write_text(OWN_NETS)
+    monkeypatch.chdir(tmp_path)
+    yield
+    sys.modules.pop("own_nets", None)
+
+
+@pytest.mark.parametrize("arch", ["mobilenet_wd4", "squeezenet_v1_1", "regnetx002", "dscnn", "own_nets:tiny"])
+def test_weights_depend_on_the_seed_alone(arch: str, own_nets: None) -> None:
+    state = torch.get_rng_state()
+    first = net(arch, seed=5).state_dict()
+    assert torch.equal(torch.get_rng_state(), state), "building a model used torch's random state"
+    with torch.random.fork_rng(devices=[]):
+        torch.rand(7)
+        second, other = net(arch, seed=5).state_dict(), net(arch, seed=6).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["output.weight"], other["output.weight"])
-
-
-@pytest.mark.parametrize(
-    ("variant", "trained"),
-    [
-        # 256 features to 2 classes: 514; last block 256x256 + 256x9 + 2x2x256 (two BatchNorms).
-        (Variant("LP"), 514),
-        (Variant("FT", k=0), 514),
-        (Variant("FT", k=1), 514 + 256 * 256 + 9 * 256 + 4 * 256),
-        (Variant("FT", k=2), 514 + 68_864 + 128 * 256 + 9 * 128 + 2 * 128 + 2 * 256),
-        (Variant("full"), 213_586),
-        (Variant("scratch"), 213_586),
-    ],
-)
-def test_trained_parameters(variant: Variant, trained: int) -> None:
-    model = net()
-    freeze(model, variant)
-    assert num_parameters(model, trained=True) == trained
-    assert num_parameters(model, trained=False) == 213_586 - trained
-
-
-def test_freeze_undoes_an_earlier_freeze() -> None:
-    model = net()
-    freeze(model, Variant("LP"))
-    freeze(model, Variant("full"))
-    assert num_parameters(model, trained=False) == 0
-
-
-def test_ft_unfreezes_from_the_end() -> None:
-    model = net()
-    freeze(model, Variant("FT", k=3))
-    trained = [name for name, block in blocks(model) if all(p.requires_grad for p in block.parameters())]
-    assert trained == [name for name, _ in blocks(model)][-3:]
-
-
-def test_train_mode_follows_what_is_trained() -> None:
-    model = net()
-    freeze(model, Variant("FT", k=1))
-    set_train_mode(model)
-    modes = {name: module.training for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
-    assert [name for name, training in modes.items() if training] == [
-        "features.stage5.unit2.dw_conv.bn",
-        "features.stage5.unit2.pw_conv.bn",
-    ]
-
-
-@pytest.mark.parametrize("arch", ["mobilenet_wd4", "fdmobilenet_wd4"])
-def test_folded_model_equals_unfolded(arch: str) -> None:
-    model = net(arch, num_classes=5, size=64)
-    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    calibrate_batchnorm(model, images)
-    expected = model(images)
-    folded = fold_batchnorm(model)
-    assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert (folded(images) - expected).abs().max() <= 1e-4 * expected.abs().max()
-    assert torch.equal(model(images), expected), "folding changed the original"
-
-
-def test_folding_keeps_what_is_trained() -> None:
-    model = net()
-    freeze(model, Variant("FT", k=1))
-    trained = [name for name, p in fold_batchnorm(model).named_parameters() if p.requires_grad]
-    unit = "features.stage5.unit2"
-    assert trained == [
-        f"{unit}.dw_conv.conv.weight",
-        f"{unit}.dw_conv.conv.bias",
-        f"{unit}.pw_conv.conv.weight",
-        f"{unit}.pw_conv.conv.bias",
-        "output.weight",
-        "output.bias",
-    ]
-
-
-def test_folding_refuses_a_batchnorm_without_convolution() -> None:
-    with pytest.raises(Unsupported, match="does not directly follow a convolution"):
-        fold_batchnorm(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)))
+    weights = [name for name in first if name.endswith("conv.weight") or name == "output.weight"]
+    assert weights
+    assert not any(torch.equal(first[name], other[name]) for name in weights)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: build_model("resnet18", num_classes=2, size=32), "unknown architecture 'resnet18': choose one of"),
+        (
+            lambda: build_model("resnet81", num_classes=2, size=32),
+            "unknown architecture 'resnet81': did you mean resnet8 or",
+        ),
         (lambda: build_model("mobilenet_wd4", num_classes=2, size=31), "too small.*--size 32"),
         (lambda: build_model("mobilenet_wd4", num_classes=1, size=32), "at least 2"),
         (lambda: Variant("LoRA"), "unknown variant 'LoRA': choose one of scratch, full, LP, FD, FT"),
         (lambda: Variant("FT", k=-1), "cannot be negative"),
-        (lambda: freeze(net(), Variant("FT", k=14)), "use --k 13 or less"),
+        (lambda: freeze(net(), Variant("FT", k=14)), "the net has 13 blocks, use --k 13 or less"),
     ],
 )
 def test_error_messages(call: object, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         call()  # type: ignore[operator]
-
-
-def test_linear_probe_needs_a_linear_layer() -> None:
-    with pytest.raises(Unsupported, match="no linear layer named 'output'"):
-        freeze(nn.Sequential(nn.ReLU()), Variant("LP"))
 
 
 def test_labels_of_variants() -> None:
@@ -166,54 +121,117 @@ def test_labels_of_variants() -> None:
     assert Variant("FD").default_arch == "fdmobilenet_wd4"
 
 
-def test_weights_for_other_classes_leave_the_head(tmp_path: Path) -> None:
-    file = tmp_path / "ten.pth"
-    ten = net(num_classes=10, seed=1)
-    torch.save(ten.state_dict(), file)
-    model = net(num_classes=2, seed=2)
-    head = model.state_dict()["output.weight"].clone()
-    assert load_weights(model, file) is False
-    assert torch.equal(model.state_dict()["output.weight"], head)
-    first = "features.init_block.conv.weight"
-    assert torch.equal(model.state_dict()[first], ten.state_dict()[first])
-    assert load_weights(net(num_classes=10, seed=3), file) is True
-    with pytest.raises(BadInput, match=r"2 unknown or of another shape \(first: output.weight\)"):
-        load_state(model, ten.state_dict(), source=str(file), keep_head=True)
+# --- counts -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [b"", b"not weights at all", b'\x08\0\0\0\0\0\0\0{"a":1}'])
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_unreadable_weights(tmp_path: Path, content: bytes, suffix: str) -> None:
-    file = tmp_path / f"bad{suffix}"
-    file.write_bytes(content)
-    with pytest.raises(BadInput, match="not a readable weights file"):
-        load_weights(net(), file)
+@pytest.mark.parametrize(
+    ("arch", "size", "millions"),
+    [
+        ("mobilenet_wd4", 128, 13.31),
+        ("fdmobilenet_wd4", 128, 3.85),
+        # The paper's net, whose first unit does not expand: 300.8 M at 224 pixels. mobilenetv2_w1 has a 1x1 more there.
+        ("mobilenetv2b_w1", 128, 97.80),
+        ("mobilenetv2_w1", 128, 97.80 + 64 * 64 * 32 * 32 / 1e6),
+        ("resnet50", 224, 3855.93),  # with 1,000 classes 3.86 G, as its paper's table has it
+    ],
+)
+def test_macs(arch: str, size: int, millions: float) -> None:
+    with torch.device("meta"):
+        model = net(arch, size=size)
+    assert num_macs(model, size) / 1e6 == pytest.approx(millions, abs=0.005)
 
 
-def test_weights_of_another_net(tmp_path: Path) -> None:
-    file = tmp_path / "fd.pth"
-    torch.save(net("fdmobilenet_wd4").state_dict(), file)
-    with pytest.raises(BadInput, match=r"fd\.pth: does not fit .* check --arch"):
-        load_weights(net(), file)
-    with pytest.raises(BadInput, match="no such file"):
-        load_weights(net(), tmp_path / "none.pth")
+def test_macs_by_hand_leave_no_trace() -> None:
+    conv = nn.Conv2d(3, 8, 3, stride=2, padding=1)  # 8 x 8 x 8 outputs of 27 weights
+    grouped = nn.Conv2d(8, 16, (3, 5), groups=4, padding=(1, 2), bias=False)  # 16 x 8 x 8 outputs of 2 x 15
+    norm = nn.BatchNorm2d(16)
+    model = nn.Sequential(conv, grouped, norm, nn.Flatten(), nn.Linear(1024, 5)).train()
+    with torch.device("meta"):
+        shapes = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1))
+    assert num_macs(model, 16) == 512 * 27 + 1024 * 30 + 1024 * 5
+    assert num_macs(shapes, 16) == 512 * 27
+    assert model.training
+    assert grouped.training
+    assert norm.num_batches_tracked == 0
+    assert not any(module._forward_hooks for module in [*model.modules(), *shapes.modules()])
 
 
-def test_pretrained_weights_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*args: object, **kwargs: object) -> nn.Module:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr("tinyclf.models.get_model", offline)
-    with pytest.raises(BadInput, match=r"could not be fetched \(OSError\): give --weights FILE"):
-        load_pretrained(nn.Module(), "mobilenet_wd4")
+def test_size_in_bytes() -> None:
+    assert model_size_bytes(net(), 4) == 4 * 213_586
+    assert model_size_bytes(net(), 2) == 2 * 213_586
 
 
-@pytest.mark.skipif(not IMAGENET.is_file(), reason=f"{IMAGENET} is not there")
-def test_imagenet_weights_load() -> None:
-    model = net(num_classes=1000, size=128)
-    assert load_weights(model, IMAGENET) is True
-    assert load_weights(net(num_classes=2, size=128), IMAGENET) is False
+# --- small inputs -----------------------------------------------------------------------------------------------------
+
+
+def last_map(model: nn.Module, size: int) -> tuple[int, ...]:
+    """Return height and width of what the last pooling averages."""
+    seen: list[tuple[int, ...]] = []
+    pool = next(module for name, module in model.named_modules() if name.endswith("final_pool"))
+    pool.register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0].shape[2:])))
     with torch.no_grad():
-        logits = model.eval()(torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
-    assert torch.isfinite(logits).all()
-    assert 1 < logits.std() < 20, "trained weights give logits of a natural range"
+        model.eval()(torch.zeros(1, 3, size, size))
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("arch", "before", "after"),
+    [
+        ("mobilenet_wd4", 1, 2),
+        ("fdmobilenet_wd4", 1, 2),
+        ("mobilenetv2_wd4", 1, 2),
+        ("mobilenetv3_small_w7d20", 1, 2),
+        ("shufflenetv2_wd2", 1, 4),
+        ("squeezenet_v1_0", 1, 6),
+        ("squeezenet_v1_1", 1, 7),
+        ("mnasnet_small", 1, 2),
+        ("efficientnet_b0", 1, 2),
+        ("regnetx002", 1, 2),
+        ("resnet10", 1, 4),
+        ("resnet8", 8, 8),
+        ("dscnn", 16, 32),
+    ],
+)
+def test_small_input_keeps_the_size_before_the_first_block(arch: str, before: int, after: int) -> None:
+    large = build_model(arch, num_classes=2, size=32)
+    small = build_model(arch, num_classes=2, size=32, small_input=True)
+    assert last_map(large, 32) == (before, before)
+    assert last_map(small, 32) == (after, after)
+    assert all(torch.equal(large.state_dict()[name], value) for name, value in small.state_dict().items())
+
+
+# --- nets of the user's own -------------------------------------------------------------------------------------------
+
+
+def test_a_net_of_the_users_own(own_nets: None) -> None:
+    model = net("own_nets:tiny", num_classes=3)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+    assert all(module.training for module in model.modules()), "checking it changed its mode"
+    freeze(model, Variant("FT", k=1))
+    assert num_parameters(model, trained=False) == 0
+    assert head_layer(model) is model.get_submodule("output")
+    assert num_macs(model, 32) == 15 * 15 * 4 * 27 + 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("headless", Unsupported, r"Sequential has no layer with weights named 'output', the head to train"),
+        ("relu_head", Unsupported, r"Sequential has no layer with weights named 'output'"),
+        ("stubborn", Unsupported, r"one image gives \(1, 7\), not logits of shape \(1, 2\)"),
+        ("narrow", Unsupported, r"an image of 32x32 raised RuntimeError: "),
+        ("dictionary", Unsupported, r"returned a dict, not a torch.nn.Module"),
+        ("failing", BadInput, r"in_size=\(32, 32\) it raised ValueError: only 224 pixels$"),
+        ("positional", BadInput, r"it raised TypeError: "),
+        ("absent", BadInput, r"own_nets has no function 'absent'"),
+    ],
+)
+def test_what_a_net_of_the_users_own_lacks(own_nets: None, name: str, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=rf"^architecture 'own_nets:{name}': .*{message}") as raised:
+        net(f"own_nets:{name}")
+    assert "\n" not in str(raised.value)
+
+
+def test_small_input_needs_blocks(own_nets: None) -> None:
+    with pytest.raises(Unsupported, match="--small-input: Sequential has no blocks"):
+        build_model("own_nets:blockless", num_classes=2, size=32, small_input=True)

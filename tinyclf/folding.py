@@ -36,6 +36,8 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
             raise Unsupported(f"BatchNorm '{node.target}' cannot be folded: it does not directly follow a convolution")
         if num_calls[before.target] > 1 or num_calls[node.target] > 1:
             raise Unsupported(f"BatchNorm '{node.target}' cannot be folded: it or its convolution is used twice")
+        if norm.running_mean is None:
+            raise Unsupported(f"BatchNorm '{node.target}' cannot be folded: it keeps no running statistics")
         trained = conv.weight.requires_grad
         folded.set_submodule(before.target, fuse_conv_bn_eval(conv, norm).requires_grad_(trained))
         folded.set_submodule(node.target, nn.Identity())
@@ -45,7 +47,7 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
 def _trace(model: nn.Module) -> fx.Graph:
     """Return the graph of calls of `model`."""
     try:
-        return fx.symbolic_trace(model).graph
+        return fx.Tracer().trace(model)  # symbolic_trace also compiles what it found
     except Exception as error:  # whatever the net's own code does with a stand-in for its input
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise Unsupported(f"{type(model).__name__} cannot be traced by torch.fx: {reason[:120]}") from error

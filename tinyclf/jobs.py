@@ -167,7 +167,7 @@ def default_project(request: Request) -> Path:
         request.from_run.name if request.from_run else request.arch or (request.variant or Variant("LP")).default_arch
     )
     variant = "" if request.variant is None else "-" + request.variant.label.replace(" ", "-").replace("=", "")
-    return Path("deployed") / f"{request.target.name}-{what}{variant}"
+    return Path("deployed") / f"{request.target.name}-{what.replace(':', '.')}{variant}"
 
 
 def make_job(request: Request) -> Job:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tinyclf import tiny_nets
 from tinyclf.architectures import ARCHITECTURES, find_architecture, is_import_path
 from tinyclf.errors import BadInput, Unsupported
 from tinyclf.folding import calibrate_batchnorm, fold_batchnorm
@@ -55,7 +56,9 @@ def build_model(arch: str, *, num_classes: int, size: int, seed: int = 0, small_
     if not is_import_path(arch):
         find_architecture(arch)
     if size < 32:
-        raise BadInput(f"images of {size}x{size} are too small for {arch}, which halves them five times: use --size 32")
+        raise BadInput(
+            f"images of {size}x{size} are too small for {arch}: nets halve them up to five times: use --size 32 or more"
+        )
     if num_classes < 2:
         raise BadInput(f"{num_classes} class(es): a classifier needs at least 2")
     with torch.random.fork_rng(devices=[]):
@@ -70,9 +73,8 @@ def build_model(arch: str, *, num_classes: int, size: int, seed: int = 0, small_
 
 
 def _build_named(arch: str, *, num_classes: int) -> nn.Module:
-    builder = ARCHITECTURES[arch].builder
-    if builder:
-        model: nn.Module = load_object(builder, what="architecture")(num_classes=num_classes)
+    if ARCHITECTURES[arch].ours:
+        model: nn.Module = getattr(tiny_nets, arch)(num_classes=num_classes)
     else:
         model = build_from_pytorchcv(arch, num_classes=num_classes)
     # pytorchcv's heads start with weights of deviation sqrt(2 / classes), which saturates the softmax: use torch's.
@@ -150,7 +152,7 @@ def num_macs(model: nn.Module, size: int) -> int:
     """Count multiply-accumulates of the convolution and linear layers for one image (3, size, size).
 
     Of a layer: its outputs times the weights each one sums over, C_in / groups * kernel height * kernel width or
-    in_features. Nothing is computed: a copy of the model runs on shapes alone, on the meta device.
+    in_features. Nothing is computed: the model, or a copy, runs on the meta device, on shapes alone.
     """
     macs = 0
 
@@ -159,9 +161,11 @@ def num_macs(model: nn.Module, size: int) -> int:
         assert isinstance(module.weight, torch.Tensor)
         macs += output.numel() * module.weight[0].numel()
 
-    shapes = copy.deepcopy(model).to("meta")
-    for module in shapes.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(count)
-    _forward(shapes, size)
+    shapes = model if next(model.parameters()).is_meta else copy.deepcopy(model).to("meta")
+    hooks = [m.register_forward_hook(count) for m in shapes.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    try:
+        _forward(shapes, size)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return macs
