@@ -144,3 +144,13 @@ def test_pools_at_the_end_are_global(family: str) -> None:
     model = build_model(family, num_classes=3, size=32)
     pools = [module for name, module in model.named_modules() if name.endswith("final_pool")]
     assert [type(pool) for pool in pools] == [nn.AdaptiveAvgPool2d]
+
+
+def test_logits_of_a_squeezenet_can_be_negative_and_learn() -> None:
+    model = build_model("squeezenet_v1_1", num_classes=3, size=32).eval()
+    with torch.no_grad():
+        head_layer(model).bias.fill_(-100.0)
+    logits = model(images(2, 32))
+    assert (logits < 0).all(), "a ReLU behind the logits would give 0, and no gradient"
+    nn.functional.cross_entropy(logits, torch.tensor([0, 2])).backward()
+    assert head_layer(model).weight.grad.abs().max() > 0

@@ -15,7 +15,7 @@ from torch import nn
 def build_from_pytorchcv(name: str, **options: Any) -> nn.Module:
     """Build pytorchcv's net `name` so that it takes images of any size; `options` go to pytorchcv (num_classes=...).
 
-    `in_size` is not passed on: pytorchcv only notes it down, and EfficientNet refuses any but its own.
+    Names and shapes of the weights are pytorchcv's. `in_size` is not passed on: pytorchcv only notes it down, and EfficientNet refuses any but its own.
     """
     assert "in_size" not in options, name
     with _numpy_with_int():
@@ -23,6 +23,10 @@ def build_from_pytorchcv(name: str, **options: Any) -> nn.Module:
     # Most nets end in AvgPool2d(7) or (13), which is the global average at 224 pixels and fails below.
     for path in [path for path, _ in model.named_modules() if path.rpartition(".")[2] == "final_pool"]:
         model.set_submodule(path, nn.AdaptiveAvgPool2d(1))
+    # SqueezeNet has a ReLU behind its logits: a negative one gets no gradient, and once all are the net learns nothing
+    # more (from random weights it soon is so). Without it the order of positive logits, the prediction, is the same.
+    if hasattr(getattr(model, "output", None), "final_activ"):
+        model.set_submodule("output.final_activ", nn.Identity())
     return model
 
 
