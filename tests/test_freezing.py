@@ -187,6 +187,8 @@ def test_statistics_of_a_frozen_batchnorm_adapt_only_when_asked() -> None:
     model(images)
     assert not torch.equal(mean, before)
     assert trained_names(model) == ["output.weight", "output.bias"]
+    with pytest.raises(BadInput, match="unknown mode of BatchNorm 'adapt': choose frozen or train"):
+        set_train_mode(model, bn="adapt")
 
 
 def test_a_net_without_stages_has_the_children_of_features_as_blocks() -> None:

@@ -100,7 +100,12 @@ def set_train_mode(model: nn.Module, *, bn: str = "frozen") -> None:
     its statistics. One without (Dropout) is where the module around it has trained parameters and nothing frozen comes
     behind it. With `bn` "train" every BatchNorm is in train mode, also a frozen one: it normalises by the batch and
     its statistics adapt, its weight and bias do not.
+
+    Raises:
+        BadInput: `bn` is neither "frozen" nor "train".
     """
+    if bn not in ("frozen", "train"):
+        raise BadInput(f"unknown mode of BatchNorm '{bn}': choose frozen or train")
     modules = dict(model.named_modules())
     frozen_behind = False
     for name, module in reversed(modules.items()):

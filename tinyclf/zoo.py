@@ -15,7 +15,8 @@ from torch import nn
 def build_from_pytorchcv(name: str, **options: Any) -> nn.Module:
     """Build pytorchcv's net `name` so that it takes images of any size; `options` go to pytorchcv (num_classes=...).
 
-    Names and shapes of the weights are pytorchcv's. `in_size` is not passed on: pytorchcv only notes it down, and EfficientNet refuses any but its own.
+    Names and shapes of the weights are pytorchcv's. `in_size` is not passed on: pytorchcv only notes it down, and
+    EfficientNet refuses any but its own.
     """
     assert "in_size" not in options, name
     with _numpy_with_int():
