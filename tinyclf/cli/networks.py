@@ -27,9 +27,9 @@ HEADER = "parameters       MACs  fp32 size  fp16 size  blocks  weights  deploy"
 def models(names: tuple[str, ...], size: int, num_classes: int, small_input: bool, as_json: bool) -> None:
     """List architectures: parameters, MACs, size, blocks, and whether they can be deployed.
 
-    NAME is an architecture, a pattern such as "mobilenet*", or a function of your own as package.module:function,
-    called with num_classes=N and in_size=(SIZE, SIZE); it returns an nn.Module with a child named output, its head.
-    Default: all architectures.
+    NAME is an architecture, a pattern such as "mobilenet*", or package.module:function of your own, called with
+    num_classes=N and in_size=(SIZE, SIZE); it returns an nn.Module with a child named output, its head. Default:
+    all architectures.
 
     \b
     Example:
