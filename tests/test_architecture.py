@@ -50,7 +50,7 @@ ALLOWED = {
     "golden": set(),
     "deploy": {"emit", "golden", "lower", "memory", "targets"},
     # where they meet
-    "jobs": {"data", "deploy", "ir", "lower", "memory", "models", "runs", "targets"},
+    "jobs": {"data", "deploy", "evaluate", "ir", "lower", "memory", "models", "runs", "targets"},
 }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from tinyclf import __version__, cli, models
+from tinyclf import __version__, cli
 from tinyclf.errors import CheckFailed
 
 
@@ -130,9 +130,9 @@ def test_help_of_a_source_does_not_import_torch() -> None:
 
 
 def test_help_names_the_architectures() -> None:
-    for name in ("mobilenet_", "fdmobilenet_", "w1", "w3d4", "wd2", "wd4"):
-        assert name in run("train", "--help").output
-        assert any(name in arch for arch in models.ARCHITECTURES)
+    assert "as tinyclf models lists them" in " ".join(run("train", "--help").output.split())
+    listed = run("models", "mobilenet*", "resnet8").output
+    assert all(name in listed for name in ("mobilenet_wd4", "mobilenetv2_w1", "resnet8"))
 
 
 def test_version() -> None:
@@ -225,7 +225,49 @@ def test_adapting_a_run(trained: tuple[Path, str], shifted_dir: Path, tmp_path: 
     result = run(*arguments, "--epochs", 1, "--threads", 1, "--out", tmp_path / "ft")
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("FT K=1 of mobilenet_wd4: ")
-    assert json.loads((tmp_path / "ft" / "config.json").read_text())["variant"] == "FT"
+    assert json.loads((tmp_path / "ft" / "run.json").read_text())["train"]["variant"] == "FT"
+
+
+def test_the_configuration_is_printed_and_read_back(digits_dir: Path, tmp_path: Path) -> None:
+    given = ("--variant", "LP", "--data", digits_dir, "schedule=step", "ema=0.9")
+    printed = run("train", *given, "--print-config")
+    assert printed.exit_code == 0
+    assert "schedule: step" in printed.output
+    assert re.search(r"^lr: 0\.1 +# highest learning rate", printed.output, re.MULTILINE)
+    (tmp_path / "c.yaml").write_text(printed.stdout)
+    again = run("train", "--config", tmp_path / "c.yaml", "--epochs", 3, "--print-config")
+    assert again.stdout == printed.stdout.replace("epochs: 15", "epochs: 3 ")
+    assert not list(tmp_path.glob("runs*"))
+
+
+def test_what_comes_from_a_run_is_printed_too(trained: tuple[Path, str]) -> None:
+    printed = run("train", "--variant", "LP", "--from", trained[0], "--print-config").output
+    assert "size: 32 " in printed
+    assert f"from_run: {trained[0]}" in printed
+
+
+def test_going_on_with_a_run(trained: tuple[Path, str]) -> None:
+    result = run("train", "--resume", trained[0])
+    assert result.exit_code == 0
+    assert "nothing is left to do: the run is complete" in result.stdout
+    assert result.stdout.splitlines()[-1] == f"next: tinyclf eval {trained[0]} --split test"
+
+
+def test_finding_a_learning_rate(digits_dir: Path, tmp_path: Path) -> None:
+    result = run("train", "--data", digits_dir, "--threads", 1, "--find-lr", "--out", tmp_path / "lr")
+    assert re.match(r"the loss falls fastest at a learning rate of [\d.e-]+: --lr", result.stdout)
+    assert sorted(file.name for file in (tmp_path / "lr").iterdir()) == ["lr_finder.csv", "lr_finder.png"]
+
+
+def test_logs_for_tensorboard(digits_dir: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tmp_path / "run"
+    options = ("--epochs", 2, "--threads", 1, "--arch", "fdmobilenet_wd4", "--tensorboard", "--out", out)
+    assert run("train", "--data", digits_dir, *options).exit_code == 0
+    events = EventAccumulator(str(out / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("epoch/val_accuracy")] == [1, 2]
+    assert len(events.Scalars("step/loss")) == 80
 
 
 def test_runs_are_numbered(digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +287,13 @@ def test_runs_are_numbered(digits_dir: Path, tmp_path: Path, monkeypatch: pytest
         ("train --data nowhere --arch vgg", 1, "error: "),
         ("train --data nowhere --variant FT --k -1", 1, "error: k is -1"),
         ("train --data nowhere --epochs 0", 1, "error: --epochs 0: must be 1 or more"),
-        ("train --data nowhere --variant LP --weights none.pth --from none", 1, "error: none: not a run directory"),
+        ("train --data nowhere --variant LP --from none", 1, "error: none: not a run directory"),
+        ("train --data nowhere --variant LP --weights w --from none", 1, "error: --from and --weights both name"),
+        ("train --data nowhere --resume none", 1, "error: --resume goes on with the run's own configuration: leave"),
+        ("train --resume none", 1, "error: none: not a run directory"),
+        ("train --data nowhere lr=fast", 1, "error: lr: 'fast' is not a number"),
+        ("train --config none.yaml", 1, "error: none.yaml: cannot be read"),
+        ("train --data nowhere --devices 0", 1, "error: "),
         ("eval nowhere", 1, "error: nowhere: not a run directory"),
         ("data check nowhere", 1, "error: nowhere: no such folder"),
         ("train --data nowhere --augment blur", 1, "error: --augment blur: unknown or twice: choose from flip"),
@@ -254,7 +302,7 @@ def test_runs_are_numbered(digits_dir: Path, tmp_path: Path, monkeypatch: pytest
         ("data info nowhere", 1, "error: nowhere: no such folder"),
         ("data build nowhere:make --out x", 1, "error: source 'nowhere:make': cannot import nowhere"),
         ("data build digits --out x --size 4", 1, "error: digits of 4x4 pixels"),
-        ("train", 2, "Missing option '--data'"),
+        ("train", 1, "error: no dataset: give --data DIR, a folder that tinyclf data build has written"),
         ("train --data x --variant adapter", 2, "Invalid value for '--variant'"),
         ("train --data x --epochs many", 2, "Invalid value for '--epochs'"),
         ("data build mnist --out x", 2, "No such command 'mnist'"),

@@ -128,13 +128,17 @@ def test_errors(arguments: str, code: int, message: str, tmp_path: Path, monkeyp
 
 
 def test_a_dataset_that_does_not_fit_the_run_is_refused(trained: tuple[Path, str], tmp_path: Path) -> None:
-    run("data", "build", "digits", "--size", 40, "--out", tmp_path / "d40")
-    result = run(
-        "deploy", "--target", "host", "--from", trained[0], "--data", tmp_path / "d40", "--out", tmp_path / "p"
-    )
-    assert result.exit_code == 1
-    assert "10 classes at 40 pixels do not fit the run" in result.stderr
-    assert not (tmp_path / "p").exists()
+    from tinyclf.data import Item, write_dataset
+
+    image = np.zeros((32, 32, 3), np.uint8)
+    for name, label, several in (("other", 0, False), ("labels", (0, 1), True)):
+        items = [Item(split, image, label) for split in ("train", "validation", "test")]
+        write_dataset(items, out=tmp_path / name, classes=["a", "b"], source="test", size=32, multi_label=several)
+        out = tmp_path / "p"
+        result = run("deploy", "--target", "host", "--from", trained[0], "--data", tmp_path / name, "--out", out)
+        assert result.exit_code == 1
+        assert re.match(r"error: .*has (other classes \(2: a, b\)|several labels per image)", result.stderr)
+        assert not out.exists()
 
 
 def test_doctor_names_every_target_and_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

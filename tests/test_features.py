@@ -196,7 +196,7 @@ def test_the_oldest_go_when_there_is_no_room(setting: Setting) -> None:
     third = setting.keep(prep=Preprocessing(48, 32))[2]
     assert [place.exists() for place in (first, second, third)] == [False, True, True]
     setting.limit = 1000
-    with pytest.raises(BadInput, match="the features take 0.0 GiB, cache_limit is 0.0"):
+    with pytest.raises(BadInput, match=r"the features take 0\.0 GiB, cache_limit is 0\.0"):
         setting.keep(prep=Preprocessing(56, 32))
 
 
@@ -233,7 +233,7 @@ def test_what_is_said_and_done(shifted_dir: Path, start: Path, tmp_path: Path) -
     assert "2 views of each image" in notes("views", augment="flip", cache="on", cache_views=2)[0]
     assert "BatchNorms change" in notes("bn", bn="train")[0]
     assert notes("full", variant="full") == []
-    assert "GiB" in notes("small", cache_limit=1e-6)[0]
+    assert "GiB" in notes("small", cache_limit=1e-6, size=40)[0]
     with pytest.raises(BadInput, match="--cache on: the statistics of its BatchNorms change"):
         notes("refused", bn="train", cache="on")
     with pytest.raises(BadInput, match="--cache on: nothing is frozen"):

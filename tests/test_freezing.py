@@ -187,7 +187,7 @@ def test_statistics_of_a_frozen_batchnorm_adapt_only_when_asked() -> None:
     model(images)
     assert not torch.equal(mean, before)
     assert trained_names(model) == ["output.weight", "output.bias"]
-    with pytest.raises(BadInput, match="unknown mode of BatchNorm 'adapt': choose frozen or train"):
+    with pytest.raises(BadInput, match="unknown mode of BatchNorm 'adapt': choose frozen, train or folded"):
         set_train_mode(model, bn="adapt")
 
 

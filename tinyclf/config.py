@@ -145,7 +145,12 @@ def config_from(
         key, equals, value = text.partition("=")
         if not equals:
             raise BadInput(f"'{text}': an override is KEY=VALUE, for instance lr=0.01")
-        given[key.strip().replace("-", "_")] = _parse(value, where=text)
+        key = key.strip().replace("-", "_")
+        is_text = str in (_types(key)[0], *typing.get_args(_types(key)[0]))
+        # A glob or a list with commas needs no quotes.
+        given[key] = (
+            value if is_text and value[:1] not in ("[", '"', "'") and value != "null" else _parse(value, where=text)
+        )
     given |= options or {}
     return from_dict(given)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -44,7 +45,11 @@ def cut(model: nn.Module) -> Parts:
     except Exception as error:  # whatever the code of a net raises when it is traced
         raise Unsupported(f"{type(model).__name__} cannot be traced ({type(error).__name__})") from error
     late = _late_nodes(model, graph)
-    crossing = [node for node in graph.nodes if node not in late and any(user in late for user in node.users)]
+    crossing = _crossing(graph, late)
+    # What only takes a tensor apart, or has no weights, is computed again: so that one tensor crosses.
+    while _is_splitting(crossing) and (movable := [n for n in crossing if n.op in ("call_function", "call_method")]):
+        late.update(movable)
+        crossing = _crossing(graph, late)
     if len(crossing) != 1:
         raise Unsupported(f"{len(crossing)} tensors cross from the frozen to the trained part: one can be kept")
     if crossing[0].op == "placeholder":
@@ -59,6 +64,16 @@ def _late_nodes(model: nn.Module, graph: fx.Graph) -> set[fx.Node]:
         if any(source in late for source in node.all_input_nodes) or node.op == "output" or _changes(model, node):
             late.add(node)
     return late
+
+
+def _crossing(graph: fx.Graph, late: set[fx.Node]) -> list[fx.Node]:
+    """Return the nodes whose value the trained part takes from the frozen one."""
+    return [node for node in graph.nodes if node not in late and any(user in late for user in node.users)]
+
+
+def _is_splitting(crossing: list[fx.Node]) -> bool:
+    """Say whether several values cross, or one that is taken apart."""
+    return len(crossing) > 1 or any(user.target is operator.getitem for node in crossing for user in node.users)
 
 
 def _changes(model: nn.Module, node: fx.Node) -> bool:

@@ -99,13 +99,13 @@ def set_train_mode(model: nn.Module, *, bn: str = "frozen") -> None:
     A module with parameters is in train mode where all of them are trained, so that a frozen BatchNorm uses and keeps
     its statistics. One without (Dropout) is where the module around it has trained parameters and nothing frozen comes
     behind it. With `bn` "train" every BatchNorm is in train mode, also a frozen one: it normalises by the batch and
-    its statistics adapt, its weight and bias do not.
+    its statistics adapt, its weight and bias do not. "folded": there is none left, as on the device.
 
     Raises:
-        BadInput: `bn` is neither "frozen" nor "train".
+        BadInput: another `bn`.
     """
-    if bn not in ("frozen", "train"):
-        raise BadInput(f"unknown mode of BatchNorm '{bn}': choose frozen or train")
+    if bn not in ("frozen", "train", "folded"):
+        raise BadInput(f"unknown mode of BatchNorm '{bn}': choose frozen, train or folded")
     modules = dict(model.named_modules())
     frozen_behind = False
     for name, module in reversed(modules.items()):

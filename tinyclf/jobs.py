@@ -16,6 +16,7 @@ from tinyclf.data import open_dataset
 from tinyclf.data.sampling import epoch_order
 from tinyclf.deploy import Job, num_fitting_samples
 from tinyclf.errors import BadInput, Unsupported
+from tinyclf.evaluate import check_classes
 from tinyclf.ir import Graph
 from tinyclf.lower import training_graph
 from tinyclf.memory import MemoryPlan, MemoryReport, plan_memory, report
@@ -215,11 +216,9 @@ def _from_run(request: Request, run: Path) -> _Start:
     variant = request.variant or config.variant
     freeze(model, variant)
     dataset = open_dataset(request.data or config.data)
-    if dataset.classes != config.classes or dataset.multi_label:
-        raise BadInput(
-            f"{dataset.path}: its {len(dataset.classes)} classes do not fit the run {run}, which has "
-            f"{config.num_classes}: the device trains on one class per image, the same classes in the same order"
-        )
+    if config.multi_label:
+        raise Unsupported(f"{run}: was trained on several labels per image, the device trains on one class")
+    check_classes(config, dataset.classes, multi_label=dataset.multi_label, run_name=run, data_name=dataset.path)
     split = dataset.split(dataset.training_split)
     order = epoch_order(len(split), seed=request.seed, epoch=0)[: _most_samples(request)]
     images = replace(config.preprocessing, stored=dataset.size).apply(split.gather(order)).contiguous().numpy()

@@ -43,9 +43,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
         fabric.launch()
     except (ValueError, TypeError, RuntimeError) as error:  # Fabric's own kinds derive from these
         reason = " ".join(str(error).split())[:160]
-        raise BadInput(
-            f"accelerator {config.accelerator}, devices {config.devices}: cannot be used ({reason})"
-        ) from error
+        where = f"accelerator {config.accelerator}, devices {config.devices}"
+        raise BadInput(f"{where}: cannot be used here ({reason})") from error
     return fabric
 
 

@@ -8,7 +8,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,8 +77,10 @@ class Session:
     notes: tuple[str, ...]
 
 
-def open_session(config: TrainConfig, *, resumed: RunConfig | None = None) -> Session:
-    """Set everything up; with `resumed`, for the weights of a saved state, which the caller loads.
+def open_session(
+    config: TrainConfig, *, resumed: RunConfig | None = None, weights: Mapping[str, torch.Tensor] | None = None
+) -> Session:
+    """Set everything up; `resumed`: as it was in that run, with its saved `weights` if it had saved any.
 
     Raises:
         BadInput: the dataset, the starting weights, or options that do not go with them.
@@ -89,7 +91,10 @@ def open_session(config: TrainConfig, *, resumed: RunConfig | None = None) -> Se
     training, validation = dataset.split(dataset.training_split), dataset.split("validation")
     preprocessing = resumed.preprocessing if resumed else _preprocessing(config, dataset)
     loss = make_loss(config, training.labels, num_classes=len(dataset.classes), multi_label=dataset.multi_label)
-    model, start = (empty_model(resumed), resumed.start) if resumed else _starting_model(config, dataset, preprocessing)
+    if resumed and weights is not None:
+        model, start = _saved_model(resumed, weights), resumed.start
+    else:
+        model, start = _starting_model(config, dataset, preprocessing)
     optimizer_of_nothing = make_optimizer(model, config)  # refuses bad options before anything starts
     del optimizer_of_nothing
     loader = _loader(config, training, preprocessing)
@@ -242,6 +247,12 @@ def _starting_model(config: TrainConfig, dataset: Dataset, preprocessing: Prepro
     if config.bn == "folded" and not folded_before:
         model = fold_batchnorm(model)
     return model, f"{source}, {'with its' if with_head else 'with a new'} last layer"
+
+
+def _saved_model(run: RunConfig, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+    model = empty_model(run)
+    load_state(model, dict(weights), source="the saved state", keep_head=True)
+    return model
 
 
 def _load(model: nn.Module, config: TrainConfig) -> tuple[str, bool]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class State:
 
 
 def save_state(path: Path, session: Session, state: State) -> None:
-    """Write everything that `restore` needs, whole."""
+    """Write everything that a run needs to go on, whole."""
     progress = {
         "step": state.step,
         "position": session.loader.sampler.save(state.position),
@@ -65,39 +66,52 @@ def save_state(path: Path, session: Session, state: State) -> None:
     write_whole(path, lambda temporary: torch.save(content, temporary))
 
 
-def restore(path: Path, session: Session) -> State:
-    """Put the model, the optimiser and the average of `session` where they were; without a file, the run begins.
+def read_saved(path: Path) -> dict[str, Any] | None:
+    """Read what `save_state` wrote; None if there is no such file, since the run had saved nothing yet.
 
     Raises:
-        BadInput: the file is damaged, or of another run.
+        BadInput: the file is damaged, or of another version.
     """
     if not path.is_file():
-        return State()
+        return None
+    with _as_bad_input(path):
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if content["version"] != VERSION:
+            raise BadInput(f"{path}: of version {content['version']}, this tinyclf reads {VERSION}: train anew")
+        return content
+
+
+def restore(saved: Mapping[str, Any], session: Session, *, path: Path) -> State:
+    """Put the optimiser and the average of `session` where they were; the model's weights came with the session.
+
+    Raises:
+        BadInput: the state is of another run.
+    """
+    with _as_bad_input(path):
+        session.optimizer.load_state_dict(saved["optimizer"])
+        session.fabric.strategy.precision.load_state_dict(saved["precision"])
+        if session.average:
+            session.average.load_state_dict(saved["average"])
+        progress = json.loads(saved["progress"])
+        best_row = progress["best_row"]
+        return State(
+            # The first process has saved it, for all.
+            position=session.loader.sampler.restore({**progress["position"], "rank": session.fabric.global_rank}),
+            step=progress["step"],
+            total_loss=progress["total_loss"],
+            hits=progress["hits"],
+            rows=[EpochRow(**row) for row in progress["rows"]],
+            best_row=EpochRow(**best_row) if best_row else None,
+        )
+
+
+@contextmanager
+def _as_bad_input(path: Path) -> Iterator[None]:
+    """Unpickling, missing keys and shapes that differ raise errors of many kinds, which all mean the same."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return _restored(content, session)
+        yield
     except BadInput:
         raise
-    except Exception as error:  # unpickling, missing keys, shapes that differ: all mean the same
+    except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
         raise BadInput(f"{path}: damaged, or of another run ({reason}): train anew") from error
-
-
-def _restored(content: Mapping[str, Any], session: Session) -> State:
-    if content["version"] != VERSION:
-        raise BadInput(f"state of version {content['version']}, this tinyclf reads {VERSION}: train anew")
-    session.model.load_state_dict(content["model"])
-    session.optimizer.load_state_dict(content["optimizer"])
-    session.fabric.strategy.precision.load_state_dict(content["precision"])
-    if session.average:
-        session.average.load_state_dict(content["average"])
-    progress = json.loads(content["progress"])
-    best_row = progress["best_row"]
-    return State(
-        position=session.loader.sampler.restore(progress["position"]),
-        step=progress["step"],
-        total_loss=progress["total_loss"],
-        hits=progress["hits"],
-        rows=[EpochRow(**row) for row in progress["rows"]],
-        best_row=EpochRow(**best_row) if best_row else None,
-    )

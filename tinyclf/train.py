@@ -33,7 +33,7 @@ from tinyclf.runs import (
     write_log,
 )
 from tinyclf.session import Session, open_session, using_threads
-from tinyclf.state import STATE_FILE, State, restore, save_state
+from tinyclf.state import STATE_FILE, State, read_saved, restore, save_state
 
 __all__ = ["Observer", "Progress", "resume", "train"]
 
@@ -92,7 +92,7 @@ def train(
     assert run_dir is not None
     if session.fabric.is_global_zero:
         write_config(run_dir, session.run)
-    return _run(session, run_dir, observer=observer, should_stop=should_stop)
+    return _run(session, run_dir, State(), observer=observer, should_stop=should_stop)
 
 
 def resume(
@@ -109,16 +109,17 @@ def resume(
     if run_dir.is_file():
         raise BadInput(f"{run_dir}: is a file: --resume takes a run directory")
     run = read_run(run_dir)
-    session = open_session(run.train, resumed=run)
-    return _run(session, run_dir, observer=observer, should_stop=should_stop)
+    saved = read_saved(run_dir / STATE_FILE)
+    session = open_session(run.train, resumed=run, weights=saved["model"] if saved else None)
+    state = restore(saved, session, path=run_dir / STATE_FILE) if saved else State()
+    return _run(session, run_dir, state, observer=observer, should_stop=should_stop)
 
 
-def _run(session: Session, run_dir: Path, *, observer: Observer, should_stop: Callable[[], bool]) -> Path:
+def _run(session: Session, run_dir: Path, state: State, *, observer: Observer, should_stop: Callable[[], bool]) -> Path:
     first = session.fabric.is_global_zero
     observer = observer if first else Observer()
     log = RunLog(run_dir, tensorboard=session.run.train.tensorboard) if first else None
     with log or nullcontext(), using_threads(session.run.threads), _random_state_kept():
-        state = restore(run_dir / STATE_FILE, session)
         _say_start(session, state, observer=observer, log=log)
         _Training(session, run_dir, state, observer, should_stop, log).run()
     return run_dir
