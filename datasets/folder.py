@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tinyclf.data.images import SUFFIXES, is_image_file
 from tinyclf.data.sources import Item
 from tinyclf.data.splits import (
     DEFAULT_SHARES,
@@ -28,8 +29,6 @@ OPTIONS = {
     "from": (Path, "The folder."),
     "shares": (DEFAULT_SHARES, "Of train/validation/test, where no folder names the split."),
 }
-
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"))
 
 
 def classes(options: dict[str, Any]) -> Sequence[str]:
@@ -96,19 +95,15 @@ def _classes(folders: dict[str | None, Path]) -> list[str]:
 
 def _files(folder: Path, names: Sequence[str]) -> list[tuple[Path, int]]:
     """Return the images of one folder of classes, each with the index of its class."""
-    stray = [file.name for file in folder.iterdir() if _is_image(file)]
+    stray = [file.name for file in folder.iterdir() if is_image_file(file)]
     if stray:
         raise BadInput(f"{folder}: {len(stray)} images lie outside of the class folders ({_some(sorted(stray))})")
     return [
         (file, label)
         for label, name in enumerate(names)
         for file in sorted((folder / name).rglob("*"), key=lambda file: file.as_posix())
-        if _is_image(file)
+        if is_image_file(file)
     ]
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 
 def _subfolders(folder: Path) -> list[Path]:

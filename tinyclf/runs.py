@@ -217,7 +217,7 @@ def _read_metadata(file: Path) -> str:
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read the best weights of a run directory, or those of a checkpoint.
+    """Read the best weights of a run directory, or those of a checkpoint; those in half precision become float32.
 
     Raises:
         BadInput: there are none yet, or the file is damaged.
@@ -228,9 +228,10 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     if not file.is_file():
         raise BadInput(f"{path}: has no {BEST_FILE}: its training did not finish one epoch, train again")
     try:
-        return load_file(file)
+        state = load_file(file)
     except Exception as error:  # as in _read_metadata
         raise BadInput(f"{file}: damaged ({type(error).__name__}): train again") from error
+    return {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in state.items()}
 
 
 def empty_model(run: RunConfig) -> nn.Module:

@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 from tinyclf.errors import BadInput
 
 CROPS = ("squash", "centre")
+# Of the files that are taken for images where a folder is searched.
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"))
+
+
+def is_image_file(file: Path) -> bool:
+    """Tell by its name whether `file`, which exists, is an image; hidden files are not."""
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 
 class Corrupt(Exception):
