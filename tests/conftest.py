@@ -63,6 +63,19 @@ def shifted_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _digits(tmp_path_factory, shifted=True)
 
 
+@pytest.fixture(scope="session")
+def digits_run(digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train on the digits for four epochs, once: about 93% of the test split are right."""
+    import torch
+
+    from tinyclf.config import config_from
+    from tinyclf.train import train
+
+    torch.set_num_threads(1)
+    config = config_from(options={"data": digits_dir, "epochs": 4, "threads": 1})
+    return train(config, out=tmp_path_factory.mktemp("runs") / "digits")
+
+
 def _digits(tmp_path_factory: pytest.TempPathFactory, *, shifted: bool) -> Path:
     from tinyclf.data import build_dataset
 

@@ -40,6 +40,11 @@ ALLOWED = {
     "logs": {"runs"},
     "lr_finder": {"config", "data", "models", "session"},
     "train": {"config", "logs", "models", "optim", "parallel", "report", "runs", "session", "state"},
+    "classifiers": {"data", "runs"},
+    "onnx_graph": {"classifiers", "data", "models"},
+    "export": {"classifiers", "data", "onnx_graph", "runs"},
+    "predictions": {"classifiers", "data"},
+    "benchmark": {"classifiers", "data", "evaluate", "models", "onnx_graph", "predictions", "runs"},
     # device half
     "ir": set(),
     "layers": {"ir"},

@@ -78,8 +78,7 @@ class Exported:
         ]
         if self.accuracy:
             a = self.accuracy
-            change = f"{-a.drop:+.1f} points"
-            lines.append(f"accuracy on {a.images}: fp32 {a.fp32:.1%}, int8 {a.int8:.1%} ({change})")
+            lines.append(f"accuracy on {a.images}: fp32 {a.fp32:.1%}, int8 {a.int8:.1%}, a drop of {a.drop:.1f} points")
         return [*lines, *(f"note: {note}" for note in self.notes)]
 
 

@@ -29,12 +29,9 @@ NORMALISED = "normalised"  # what the net's input is called once the preprocessi
 
 
 def fold_for_export(model: nn.Module) -> tuple[nn.Module, bool]:
-    """Return a copy of `model` in eval mode with BatchNorm folded, and whether that could be done.
-
-    Folded in double precision: at small variances the rounding of single precision shows in the logits.
-    """
+    """Return a copy of `model` in eval mode, with BatchNorm folded where that can be done, and whether it was."""
     try:
-        return fold_batchnorm(copy.deepcopy(model).double()).float(), True
+        return fold_batchnorm(model), True
     except Unsupported:
         return copy.deepcopy(model).eval(), False
 

@@ -189,7 +189,7 @@ def check_sheet_name(file: Path) -> None:
 
 def _answer(prediction: Prediction, classifier: Classifier) -> str:
     shares = prediction.shares(classifier.classes)
-    return ", ".join(f"{name} {share:.1%}" for name, share in zip(prediction.labels, shares, strict=True)) or "-"
+    return ", ".join(f"{name} ({share:.1%})" for name, share in zip(prediction.labels, shares, strict=True)) or "-"
 
 
 def _printable(text: str) -> str:
