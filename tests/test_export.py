@@ -269,6 +269,7 @@ def test_fp16(digits_run: Path, tmp_path: Path) -> None:
     assert types == [TensorProto.FLOAT, TensorProto.FLOAT]
     assert 1e-5 < half.comparison.error < 1e-2
     assert half.comparison.same >= 0.99
+    assert "where arithmetic is in fp16 too (tried in PyTorch), " in half.to_lines()[2]
 
 
 def test_int8_and_what_it_costs(digits_run: Path, tmp_path: Path) -> None:
