@@ -112,7 +112,7 @@ def test_every_family_gives_the_same_logits(arch: str, size: int) -> None:
     # Statistics over a single pixel per image are those of no trained net: rounding grows to 1e-4 in PyTorch itself.
     model = build_model(arch, num_classes=3, size=size, small_input=size == 32)
     generator = torch.Generator().manual_seed(1)
-    calibrate_batchnorm(model, torch.randn(8 if size == 32 else 4, 3, size, size, generator=generator))
+    calibrate_batchnorm(model, torch.randn(8 if size == 32 else 2, 3, size, size, generator=generator))
     net, folded = onnx_graph.fold_for_export(model)
     graph = onnx_graph.to_onnx(net, size=size)
     assert folded

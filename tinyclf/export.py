@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from tinyclf.data import Dataset, Split, open_dataset
 from tinyclf.errors import BadInput, CheckFailed
 from tinyclf.files import write_whole
 from tinyclf.runs import BEST_FILE, RunConfig, load_run, read_state
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 PRECISIONS = ("fp32", "fp16", "int8")
 SUFFIXES = {"onnx": ".onnx", "torch": ".safetensors"}
@@ -116,7 +120,7 @@ def export_onnx(
         Unsupported: the net cannot be exported.
         CheckFailed: fp32 logits differ by more than `TOLERANCE`, or fp16 overflows; nothing is written then.
     """
-    from tinyclf.onnx_graph import fold_for_export, to_half, to_int8, to_onnx, with_metadata, with_preprocessing
+    from tinyclf.onnx_graph import fold_for_export, to_onnx, with_metadata, with_preprocessing
 
     if precision not in PRECISIONS:
         raise BadInput(f"precision {precision}: choose one of {', '.join(PRECISIONS)}")
@@ -125,35 +129,53 @@ def export_onnx(
     model, run = load_run(source)
     file = _target(source, out, kind="onnx", precision=precision, force=force)
     images = _images(run, data)
-    notes = [images.note] if images.note else []
-    dataset = _needed(images.dataset, run) if precision == "int8" else None
+    reference = TorchClassifier.of(model, run)
+    metadata = _metadata(run, precision=precision, preprocessing_inside=preprocessing_inside)
 
     net, folded = fold_for_export(model)
-    if not folded:
-        notes.append("BatchNorm of this net cannot be folded into its convolutions: it is in the file as it is")
-    graph = base = to_onnx(net, size=run.size)
-    if precision == "fp16":
-        graph = to_half(base)
-        notes.append(_half_throughout(net, TorchClassifier.of(model, run), images))
-    if dataset:
-        graph = to_int8(base, _calibration(dataset, run, num_calibration))
+    base = to_onnx(net, size=run.size)
+    graph = _converted(base, run, images, precision=precision, num_calibration=num_calibration)
     if preprocessing_inside:
         graph = with_preprocessing(graph, run.preprocessing)
-        if run.preprocessing.stored != run.size:
-            notes.append(f"resizing to {run.size}x{run.size} pixels is not inside: give it images of that size")
-    metadata = _metadata(run, precision=precision, preprocessing_inside=preprocessing_inside)
     content = with_metadata(graph, metadata).SerializeToString()
     exported = OnnxClassifier.load(content, name=str(file))
-    comparison = _compare(exported, TorchClassifier.of(model, run), images)
+
+    comparison = _compare(exported, reference, images)
     _judge(comparison, precision=precision)
+    notes = _notes(run, images, folded=folded, preprocessing_inside=preprocessing_inside)
+    if precision == "fp16":
+        notes.append(_half_throughout(net, reference, images))
     accuracy = None
-    if images.split and dataset:
+    if precision == "int8" and images.split:
         plain = OnnxClassifier.load(with_metadata(base, metadata).SerializeToString(), name="fp32")
         accuracy = _accuracy(plain, exported, images.split)
     _write(file, content)
-    return Exported(
-        file, len(content), _interface(run, preprocessing_inside, precision), comparison, accuracy, tuple(notes)
-    )
+    return Exported(file, len(content), metadata["interface"], comparison, accuracy, tuple(notes))
+
+
+def _converted(
+    base: ModelProto, run: RunConfig, images: _Images, *, precision: str, num_calibration: int
+) -> ModelProto:
+    """Return the fp32 graph `base` in the precision asked for."""
+    from tinyclf.onnx_graph import to_half, to_int8
+
+    if precision == "fp16":
+        return to_half(base)
+    if precision == "int8":
+        if images.dataset is None:
+            raise BadInput(f"int8 needs training images for its ranges, and {run.data} is no dataset: give --data DIR")
+        return to_int8(base, _calibration(images.dataset, run, num_calibration))
+    return base
+
+
+def _notes(run: RunConfig, images: _Images, *, folded: bool, preprocessing_inside: bool) -> list[str]:
+    """Return what the user should know of an ONNX file beyond its numbers."""
+    notes = [images.note] if images.note else []
+    if not folded:
+        notes.append("BatchNorm of this net cannot be folded into its convolutions: it is in the file as it is")
+    if preprocessing_inside and run.preprocessing.stored != run.size:
+        notes.append(f"resizing to {run.size}x{run.size} pixels is not inside: give it images of that size")
+    return notes
 
 
 def export_torch(
@@ -180,9 +202,7 @@ def export_torch(
     state = {name: _stored(tensor, precision) for name, tensor in read_state(source).items()}
     images = _images(run, data)
     again = copy.deepcopy(model)
-    again.load_state_dict(
-        {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    )
+    again.load_state_dict(state, strict=False)  # copies into float32; BatchNorm may lack its count of batches
     comparison = _compare(TorchClassifier.of(again, run), TorchClassifier.of(model, run), images)
     _judge(comparison, precision=precision)
     content = save(state, metadata=metadata)
@@ -234,12 +254,6 @@ def _images(run: RunConfig, data: Path | None) -> _Images:
     split = dataset.split(name)
     chosen = _choose(split, NUM_COMPARED)
     return _Images(split.gather(chosen), _count(len(chosen), split), split, dataset)
-
-
-def _needed(dataset: Dataset | None, run: RunConfig) -> Dataset:
-    if dataset is None:
-        raise BadInput(f"int8 needs training images for its ranges, and {run.data} is no dataset: name it with --data")
-    return dataset
 
 
 def _calibration(dataset: Dataset, run: RunConfig, num: int) -> Iterator[NDArray[np.float32]]:
