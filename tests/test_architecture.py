@@ -42,9 +42,9 @@ ALLOWED = {
     "train": {"config", "logs", "models", "optim", "parallel", "report", "runs", "session", "state"},
     "classifiers": {"data", "runs"},
     "onnx_graph": {"classifiers", "data", "models"},
-    "export": {"classifiers", "data", "onnx_graph", "runs"},
-    "predictions": {"classifiers", "data"},
-    "benchmark": {"classifiers", "data", "evaluate", "models", "onnx_graph", "predictions", "runs"},
+    "export": {"classifiers", "data", "evaluate", "onnx_graph", "runs"},
+    "predictions": {"classifiers", "data", "metrics"},
+    "benchmark": {"classifiers", "data", "evaluate", "metrics", "models", "onnx_graph", "runs"},
     # device half
     "ir": set(),
     "layers": {"ir"},

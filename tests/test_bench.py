@@ -8,22 +8,19 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from sklearn.metrics import roc_auc_score
 from test_export import train_briefly
 
 from tinyclf import benchmark, cli
-from tinyclf.benchmark import MARKS, find_runs, latency, measure_run, scores_of, to_markdown
+from tinyclf.benchmark import MARKS, find_runs, latency, measure_run, to_markdown
 from tinyclf.cli.results import _training_memory
 from tinyclf.config import change
 from tinyclf.errors import BadInput
 from tinyclf.evaluate import evaluate_run
 from tinyclf.jobs import memory_of
 from tinyclf.models import num_macs, num_parameters
-from tinyclf.predictions import probabilities
 from tinyclf.runs import load_run
 from tinyclf.variants import Variant
 
@@ -51,10 +48,8 @@ def test_a_row_agrees_with_the_other_commands(digits_run: Path) -> None:
     row = measure_run(digits_run, split="test", memory=_training_memory, num_calls=5)
     assert torch.get_num_threads() == threads
     metrics = evaluate_run(digits_run, split="test")
-    assert row.scores.accuracy == pytest.approx(metrics.accuracy)
-    assert row.scores.f1 == pytest.approx(np.mean(metrics.f1))
-    assert row.scores.roc_auc is not None
-    assert row.scores.roc_auc > 0.98
+    for name in ("accuracy", "macro_f1", "auc"):
+        assert getattr(row.metrics, name) == pytest.approx(getattr(metrics, name))
     model, _ = load_run(digits_run)
     assert (row.num_parameters, row.num_macs) == (num_parameters(model), num_macs(model, 32))
     assert row.fp16_bytes == 2 * row.num_parameters
@@ -92,30 +87,13 @@ def test_latency_is_of_separate_calls_after_a_warm_up() -> None:
     assert measured.deviation >= 0
 
 
-def test_scores_by_hand() -> None:
-    logits = np.array([[2, 0], [1, 0], [0, 1], [0, 3]], dtype=np.float32)
-    scores = scores_of(logits, np.array([0, 1, 1, 1]))
-    assert scores.accuracy == 0.75
-    assert scores.f1 == pytest.approx((2 / 3 + 4 / 5) / 2)
-    assert scores.roc_auc == 1
-    assert scores_of(logits, np.array([1, 0, 0, 0])).roc_auc == 0
-    assert scores_of(logits, np.array([0, 0, 0, 0])).roc_auc is None
-
-
-def test_scores_of_many_classes() -> None:
-    rng = np.random.default_rng(3)
-    logits = rng.normal(size=(200, 5)).astype(np.float32)
-    labels = rng.integers(0, 5, 200)
-    expected = roc_auc_score(labels, probabilities(logits, multi_label=False), multi_class="ovr", average="macro")
-    assert scores_of(logits, labels).roc_auc == pytest.approx(expected)
-
-
-def test_scores_of_several_labels() -> None:
-    logits = np.array([[1, -1], [-1, -1], [1, 1]], dtype=np.float32)
-    scores = scores_of(logits, np.array([[1, 0], [0, 1], [0, 1]]))
-    assert scores.accuracy == pytest.approx(4 / 6)
-    assert scores.f1 == pytest.approx(2 / 3)
-    assert scores.roc_auc == pytest.approx((0.75 + 0.75) / 2)
+def test_several_labels(tmp_path: Path) -> None:
+    trained = train_briefly(tmp_path, multi_label=True)
+    row = measure_run(trained, split="test", memory=_training_memory, num_calls=1)
+    assert row.metrics == evaluate_run(trained, split="test")
+    header, cells_of_run = cells(to_markdown([row], split="test"))
+    assert cells_of_run[header.index("accuracy")] == f"{row.metrics.accuracy:.1%}"
+    assert cells_of_run[-4:] == ["-"] * 4
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------
@@ -129,8 +107,10 @@ def test_the_table(digits_run: Path, small_run: Path) -> None:
     assert header[-4:] == ["LP KiB", "FT K=1 KiB", "FT K=2 KiB", "full KiB"]
     assert first[:6] == [str(digits_run), "mobilenet_wd4", "scratch", "32x32", "421", "215,642"]
     assert second[:4] == [str(small_run), "dscnn", "scratch", "32x32"]
-    accuracy = evaluate_run(digits_run, split="test").accuracy
-    assert first[header.index("accuracy")] == f"{accuracy:.1%}"
+    metrics = evaluate_run(digits_run, split="test")
+    assert metrics.auc is not None
+    expected = [f"{metrics.accuracy:.1%}", f"{metrics.macro_f1:.4f}", f"{metrics.auc:.4f}"]
+    assert first[header.index("accuracy") :][:3] == expected
     assert re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d", first[header.index("PyTorch ms")])
     assert "split test" in result.stdout
 

@@ -390,7 +390,7 @@ def test_another_dataset(digits_run: Path, shifted_dir: Path, tmp_path: Path) ->
     assert exported.accuracy is not None
     assert exported.accuracy.fp32 == evaluate_run(digits_run, split="test", data=shifted_dir).accuracy
     other = noisy_squares(tmp_path / "other", size=32)
-    with pytest.raises(BadInput, match="has other classes than the run"):
+    with pytest.raises(BadInput, match="has other classes "):
         export_onnx(digits_run, out=tmp_path / "y.onnx", data=other)
 
 

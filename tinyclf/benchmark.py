@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from tinyclf import __version__
 from tinyclf.classifiers import INPUT, open_session
 from tinyclf.data import open_dataset
 from tinyclf.errors import BadInput
-from tinyclf.evaluate import predict
+from tinyclf.evaluate import check_classes, evaluate
+from tinyclf.metrics import Metrics, MultiMetrics
+from tinyclf.metrics.tables import decimal
 from tinyclf.models import model_size_bytes, num_macs, num_parameters
 from tinyclf.onnx_graph import fold_for_export, to_onnx
-from tinyclf.predictions import probabilities
 from tinyclf.runs import BEST_FILE, RUN_FILE, RunConfig, load_run
 
 NUM_CALLS, NUM_WARM_UP = 100, 20
@@ -39,19 +39,6 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Quality on one split, shares in 0 .. 1; `f1` and `roc_auc` are means over the classes (macro).
-
-    `roc_auc` is of each class against the others, and None where no class has both. Where an image has several labels,
-    accuracy is the share of right labels.
-    """
-
-    accuracy: float
-    f1: float
-    roc_auc: float | None
-
-
-@dataclass(frozen=True)
 class Row:
     """One run; `memory` are the bytes of a training step on the device per variant, None: it cannot be deployed."""
 
@@ -62,7 +49,7 @@ class Row:
     fp16_bytes: int
     pytorch: Latency
     onnx_runtime: Latency
-    scores: Scores
+    metrics: Metrics | MultiMetrics
     memory: Mapping[str, int | None]
 
 
@@ -91,10 +78,9 @@ def measure_run(
     """
     model, run = load_run(path)
     dataset = open_dataset(run.data)
-    if dataset.classes != run.classes:
-        raise BadInput(f"{dataset.path}: has other classes than {path}: it is not the dataset of that run any more")
+    check_classes(run, dataset.classes, multi_label=dataset.multi_label, run_name=path, data_name=dataset.path)
     part = dataset.split(split)
-    logits = predict(model, part, run.preprocessing).numpy()
+    metrics = evaluate(model, part, run.preprocessing)
     image = run.preprocessing.apply(part.gather([0])).contiguous()
     graph = to_onnx(fold_for_export(model)[0], size=run.size)
     session = open_session(graph.SerializeToString(), name=str(path), threads=1)
@@ -115,7 +101,7 @@ def measure_run(
         fp16_bytes=model_size_bytes(model, 2),
         pytorch=pytorch,
         onnx_runtime=onnx_runtime,
-        scores=scores_of(logits, part.labels),
+        metrics=metrics,
         memory=memory(run),
     )
 
@@ -130,24 +116,6 @@ def latency(call: Callable[[], object], *, num_calls: int = NUM_CALLS) -> Latenc
         call()
         times.append((time.perf_counter_ns() - begin) / 1e6)
     return Latency(float(np.mean(times)), float(np.std(times)))
-
-
-def scores_of(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Scores:
-    """Measure logits (N, C) against class indices (N,), or labels (N, C) of 0 and 1."""
-    from sklearn.metrics import f1_score, roc_auc_score
-
-    num_classes = logits.shape[1]
-    multi_label = labels.ndim == 2
-    shares = probabilities(logits, multi_label=multi_label)
-    if multi_label:
-        truth, answers = labels, (logits > 0).astype(np.int64)
-        f1 = f1_score(truth, answers, average="macro", zero_division=0)
-    else:
-        truth, answers = np.eye(num_classes, dtype=np.int64)[labels], logits.argmax(1)
-        f1 = f1_score(labels, answers, labels=range(num_classes), average="macro", zero_division=0)
-    both = [c for c in range(num_classes) if 0 < truth[:, c].sum() < len(truth)]
-    auc = float(np.mean([roc_auc_score(truth[:, c], shares[:, c]) for c in both])) if both else None
-    return Scores(float((answers == labels).mean()), float(f1), auc)
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -177,7 +145,7 @@ def to_markdown(rows: Sequence[Row], *, split: str) -> str:
 
 
 def _cells(row: Row, variants: Sequence[str]) -> list[str]:
-    scores, needs = row.scores, [row.memory[variant] for variant in variants]
+    metrics, needs = row.metrics, [row.memory[variant] for variant in variants]
     return [
         _escaped(row.path.as_posix()),
         _escaped(row.run.arch),
@@ -188,9 +156,9 @@ def _cells(row: Row, variants: Sequence[str]) -> list[str]:
         f"{row.num_macs / 1e6:,.2f} M",
         str(row.pytorch),
         str(row.onnx_runtime),
-        f"{scores.accuracy:.1%}",
-        f"{scores.f1:.3f}",
-        "-" if scores.roc_auc is None else f"{scores.roc_auc:.3f}",
+        f"{metrics.accuracy:.1%}",
+        decimal(metrics.macro_f1),
+        decimal(metrics.auc),
         *("-" if need is None else f"{need / 2**10:,.0f}" for need in needs),
     ]
 
@@ -199,7 +167,8 @@ def _conditions(split: str, variants: Sequence[str]) -> str:
     import onnxruntime as ort  # type: ignore[import-untyped]
 
     return (
-        f"Quality: split {split} of each run's dataset; F1 and ROC AUC are means over the classes. Latency: one image, "
+        f"Quality: split {split} of each run's dataset; F1 is the mean over the classes, ROC AUC of two classes that "
+        f"of the second, of more the mean of each against the rest. Latency: one image, "
         f"one thread, mean and standard deviation of {NUM_CALLS} calls on {cpu_name()}; PyTorch {torch.__version__} "
         f"eager in float32, ONNX Runtime {ort.__version__} with BatchNorm folded. {', '.join(variants)}: memory of one "
         f"training step on the device by what is trained, `-` where the net cannot be deployed. "

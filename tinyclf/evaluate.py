@@ -118,7 +118,7 @@ def predict_run(path: Path, *, split: str, data: Path | None = None) -> tuple[Sp
 
 
 def check_classes(
-    run: RunConfig, classes: Sequence[str], *, multi_label: bool, run_name: Path, data_name: Path
+    run: RunConfig, classes: Sequence[str], *, multi_label: bool, run_name: Path | str, data_name: Path
 ) -> None:
     """Refuse a dataset that asks for something else than the run has learnt.
 

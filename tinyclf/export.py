@@ -18,6 +18,7 @@ from tinyclf import __version__
 from tinyclf.classifiers import Classifier, OnnxClassifier, TorchClassifier, resized
 from tinyclf.data import Dataset, Split, open_dataset
 from tinyclf.errors import BadInput, CheckFailed
+from tinyclf.evaluate import check_classes
 from tinyclf.files import write_whole
 from tinyclf.runs import BEST_FILE, RunConfig, load_run, read_state
 
@@ -247,8 +248,7 @@ def _images(run: RunConfig, data: Path | None) -> _Images:
         side = run.preprocessing.stored
         pixels = np.random.default_rng(SEED).integers(0, 256, (64, side, side, 3), dtype=np.uint8)
         return _Images(pixels, "64 random images", None, None, f"not compared on real images, for {error}")
-    if dataset.classes != run.classes:
-        raise BadInput(f"{dataset.path}: has other classes than the run: give a dataset with the same ones")
+    check_classes(run, dataset.classes, multi_label=dataset.multi_label, run_name="the run", data_name=dataset.path)
     splits = dataset.manifest.splits
     name = next((name for name in ("test", "validation") if name in splits), next(iter(splits)))
     split = dataset.split(name)

@@ -18,6 +18,7 @@ from tinyclf.classifiers import BATCH_SIZE, Classifier
 from tinyclf.data.images import Corrupt, is_image_file
 from tinyclf.data.sheet import draw_sheet
 from tinyclf.errors import BadInput
+from tinyclf.metrics import sigmoid
 
 SHEET_MOST = 256  # images on a contact sheet
 SHEET_WIDTH = 128  # least pixels of one, so that a file name can be read
@@ -115,7 +116,7 @@ def probabilities(logits: NDArray[np.float32], *, multi_label: bool) -> NDArray[
     """Return the softmax of each row of logits (N, C), or where an image has several labels the sigmoid of each."""
     values = logits.astype(np.float64)
     if multi_label:
-        return np.exp(-np.logaddexp(0, -values))
+        return sigmoid(values)
     powers = np.exp(values - values.max(axis=1, keepdims=True))
     result: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return result
