@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -109,8 +110,7 @@ def torch_logits(run: Path, pixels: Any) -> Any:
 
 @pytest.mark.parametrize(("arch", "size"), CASES)
 def test_every_family_gives_the_same_logits(arch: str, size: int) -> None:
-    # Statistics over a single pixel per image are those of no trained net: rounding grows to 1e-4 in PyTorch itself.
-    model = build_model(arch, num_classes=3, size=size, small_input=size == 32)
+    model = build_model(arch, num_classes=3, size=size)
     generator = torch.Generator().manual_seed(1)
     calibrate_batchnorm(model, torch.randn(8 if size == 32 else 2, 3, size, size, generator=generator))
     net, folded = onnx_graph.fold_for_export(model)
@@ -124,7 +124,11 @@ def test_every_family_gives_the_same_logits(arch: str, size: int) -> None:
         assert np.abs(expected).max() > 1e-3
         actual = run_raw(graph.SerializeToString(), images.numpy())
         assert actual.shape == (num, 3)
-        assert error_of(actual, expected) <= 1e-4
+        # Statistics over maps of one pixel are those of no trained net: there PyTorch itself is further than 1e-4 from
+        # double precision.
+        with torch.no_grad():
+            exact = copy.deepcopy(model).double()(images.double()).numpy()
+        assert error_of(actual, expected) <= max(1e-4, 4 * error_of(expected, exact))
 
 
 class NormFirst(nn.Module):

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32", "fp16", "int8")
 SUFFIXES = {"onnx": ".onnx", "torch": ".safetensors"}
 TOLERANCE = 1e-4  # of fp32 logits against PyTorch, relative to at least 1
+# A net that amplifies rounding (BatchNorm over maps of one pixel, say) is far from double precision in PyTorch too: in
+# another order of sums it may be that many times as far.
+ROUNDING = 4
 NUM_CALIBRATION = 200
 CALIBRATION_BATCH = 16
 SEED = 0  # of the choice of images, and of random ones
@@ -41,12 +44,13 @@ class Comparison:
     """The logits of what was exported against those of the run's model in PyTorch, on `images` (a description).
 
     `error` is the largest difference, relative to the largest logit but at least 1; `same` the share of images with
-    the same class (of several labels: of labels with the same answer).
+    the same class (of several labels: of labels with the same answer). `bound`: what fp32 may differ by.
     """
 
     images: str
     error: float
     same: float
+    bound: float = TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ class Exported:
             f"against PyTorch on {c.images}: {c.same:.1%} same answers, "
             f"largest difference of logits {c.error:.1e} (relative to the largest, at least 1)",
         ]
+        if c.bound > TOLERANCE:
+            lines.append(f"PyTorch itself is up to {c.bound / ROUNDING:.1e} from double precision with this net")
         if self.accuracy:
             a = self.accuracy
             lines.append(f"accuracy on {a.images}: fp32 {a.fp32:.1%}, int8 {a.int8:.1%}, a drop of {a.drop:.1f} points")
@@ -119,7 +125,8 @@ def export_onnx(
     Raises:
         BadInput: no run, a file in the way, options that do not go together, no dataset for int8.
         Unsupported: the net cannot be exported.
-        CheckFailed: fp32 logits differ by more than `TOLERANCE`, or fp16 overflows; nothing is written then.
+        CheckFailed: fp32 logits differ by more than `TOLERANCE`, and than `ROUNDING` times what PyTorch's differ from
+            double precision; or fp16 overflows. Nothing is written then.
     """
     from tinyclf.onnx_graph import fold_for_export, to_onnx, with_metadata, with_preprocessing
 
@@ -285,8 +292,15 @@ def _compare(exported: Classifier, reference: TorchClassifier, images: _Images) 
     actual, expected = exported.logits(pixels), reference.logits(pixels)
     if not np.isfinite(actual).all():
         return Comparison(images.words, float("inf"), 0.0)
-    error = float(np.abs(actual - expected).max() / max(1.0, float(np.abs(expected).max())))
-    return Comparison(images.words, error, _share_same(actual, expected, multi_label=reference.multi_label))
+    error, bound = _error(actual, expected), TOLERANCE
+    if error > bound:
+        exact = replace(reference, model=_InPrecision(reference.model, torch.float64)).logits(pixels)
+        bound = max(bound, ROUNDING * _error(expected, exact))
+    return Comparison(images.words, error, _share_same(actual, expected, multi_label=reference.multi_label), bound)
+
+
+def _error(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float(np.abs(actual - expected).max() / max(1.0, float(np.abs(expected).max())))
 
 
 def _share_same(actual: NDArray[np.float32], expected: NDArray[np.float32], *, multi_label: bool) -> float:
@@ -296,25 +310,26 @@ def _share_same(actual: NDArray[np.float32], expected: NDArray[np.float32], *, m
 
 
 def _judge(comparison: Comparison, *, precision: str) -> None:
-    if precision == "fp32" and not comparison.error <= TOLERANCE:
+    if precision == "fp32" and not comparison.error <= comparison.bound:
         raise CheckFailed(
             f"on {comparison.images} the logits differ from PyTorch's by {comparison.error:.1e} "
-            f"(at most {TOLERANCE:.0e}): nothing was written"
+            f"(at most {comparison.bound:.0e}): nothing was written"
         )
     if not np.isfinite(comparison.error):
         raise CheckFailed(f"in {precision} some logits overflow: nothing was written, export fp32")
 
 
-class _Half(nn.Module):
-    """A net that computes in half precision from float32 to float32."""
+class _InPrecision(nn.Module):
+    """A net that computes in another precision from float32 to float32."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.net = copy.deepcopy(net).half()
+        self.net = copy.deepcopy(net).to(dtype).eval()
+        self.dtype = dtype
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, classes) of images (N, 3, size, size)."""
-        logits: torch.Tensor = self.net(images.half()).float()
+        logits: torch.Tensor = self.net(images.to(self.dtype)).float()
         return logits
 
 
@@ -324,7 +339,7 @@ def _half_throughout(net: nn.Module, reference: TorchClassifier, images: _Images
     Raises:
         CheckFailed: it overflows.
     """
-    compared = _compare(replace(reference, model=_Half(net).eval()), reference, images)
+    compared = _compare(replace(reference, model=_InPrecision(net, torch.float16)), reference, images)
     _judge(compared, precision="fp16")
     return (
         "ONNX Runtime on a CPU computes in fp32 from the fp16 weights; where arithmetic is in fp16 too (tried in "

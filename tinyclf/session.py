@@ -192,7 +192,7 @@ def _preprocessing(config: TrainConfig, dataset: Dataset) -> Preprocessing:
 
 def _loader(config: TrainConfig, training: Split, preprocessing: Preprocessing) -> Loader:
     if config.sampler == "balanced" and training.labels.ndim > 1:
-        raise BadInput("--sampler balanced: the images have several labels each: use --class-weights balanced")
+        raise BadInput("--sampler balanced: the images have several labels each: use class_weights=balanced")
     return make_loader(
         training,
         preprocessing,
