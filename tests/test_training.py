@@ -215,7 +215,7 @@ def test_only_ties_at_the_kink_follow_the_device() -> None:
         return trajectory.steps[0]["conv.bias.grad"] != 0, trajectory.num_ties
 
     np.testing.assert_array_equal(gradient()[0], [True, True, True])
-    follows, num_ties = gradient(relu_names={"relu": "y"}, device_steps=[device], tie=1e-4)
+    follows, num_ties = gradient(kinks={"relu": "y"}, device_steps=[device], tie=1e-4)
     np.testing.assert_array_equal(follows, [True, False, True])
     assert num_ties == 1
 
