@@ -67,9 +67,7 @@ class Backward:
 
     def __init__(self, needed: frozenset[str], place: Mapping[str, str]) -> None:
         self.tensors: dict[str, Tensor] = {}  # the gradients of values, by name
-        self.nodes: dict[
-            str, Node
-        ] = {}  # of the backward pass, by name: those of layers with their gradients, and sums
+        self.nodes: dict[str, Node] = {}  # by name: those of layers, with their gradients, and of sums
         self._needed = needed
         self._place = place
         self._gradient: dict[str, str] = {}  # value -> tensor with the sum so far

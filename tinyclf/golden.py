@@ -52,8 +52,7 @@ class _ReLU(_Kink):
             margin = self.tie * x.abs().max()
             is_tie = (x.abs() <= margin) | ((x - self.upper).abs() <= margin)
             passes = self._resolve(passes, (self.device > 0) & (self.device < self.upper), is_tie)
-        stopped = (2 * x > self.upper) * min(self.upper, 1e300)  # an infinite one is never reached
-        y = torch.where(passes, x, stopped)
+        y = torch.where(passes, x, x.detach().clamp(0, self.upper))
         self.result = y.detach()[0]
         return y
 
@@ -112,7 +111,7 @@ def _set(parameters: Mapping[str, nn.Parameter], values: Arrays) -> None:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The values of each training step by name, and how many ties at kinks the device resolved in another way than torch."""
+    """The values of each training step by name, and how many ties the device resolved in another way than torch."""
 
     steps: tuple[dict[str, NDArray[np.float64]], ...]
     num_ties: int

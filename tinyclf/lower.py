@@ -85,13 +85,14 @@ def lower_layers(model: nn.Module, image: Tensor) -> list[Lowered]:
     sizes = shapes(traced, image.shape)
     values: dict[fx.Node, Tensor] = {}
     layers: list[Lowered] = []
+    result = image
     for node in traced.graph.nodes:
         if node.op == "placeholder":
             if values:
                 raise Unsupported(f"the net takes several inputs: '{node.name}' is one too many")
             values[node] = image
         elif node.op == "output":
-            _check_end(node, values, sizes)
+            result = _result(node, values, sizes)
         elif node.name not in sizes:
             continue  # a number, such as the size of a dimension
         elif _only_reshapes(traced, node):
@@ -101,7 +102,7 @@ def lower_layers(model: nn.Module, image: Tensor) -> list[Lowered]:
             values[node] = layers[-1].output
     if not layers:
         raise Unsupported(f"{type(model).__name__} has no layers to lower")
-    _check_uses(traced, layers)
+    _check_uses(traced, layers, result)
     return layers
 
 
@@ -140,9 +141,7 @@ def _lower_call(
             raise Unsupported(f"'{name}' cannot be lowered: a sum of shapes {first} and {second} (broadcasting)")
     layer = kind.lower(name, module, *inputs)
     if prod(sizes[node.name]) != layer.output.num_elements:
-        raise Unsupported(
-            f"layer '{name}' cannot be lowered: {module} gives {sizes[node.name]}, its kernel another shape"
-        )
+        raise Unsupported(f"layer '{name}' cannot be lowered: {module} gives {sizes[node.name]}: flatten its input")
     return layer
 
 
@@ -153,25 +152,26 @@ def _called(node: fx.Node) -> str:
     return f"{name} with {', '.join(others)}" if others else name
 
 
-def _check_end(node: fx.Node, values: Mapping[fx.Node, Tensor], sizes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse a net that does not end in logits."""
+def _result(node: fx.Node, values: Mapping[fx.Node, Tensor], sizes: Mapping[str, tuple[int, ...]]) -> Tensor:
+    """Return what the net returns; refuse one that does not end in logits."""
     result = node.args[0]
     if not isinstance(result, fx.Node) or result not in values:
         raise Unsupported("the net cannot be lowered: it returns something else than the output of a layer")
     if len(sizes[result.name]) != 2:
         raise Unsupported(f"the net cannot be lowered: it returns {sizes[result.name]}, not a number for each class")
+    return values[result]
 
 
-def _check_uses(traced: fx.GraphModule, layers: list[Lowered]) -> None:
+def _check_uses(traced: fx.GraphModule, layers: list[Lowered], result: Tensor) -> None:
     """Refuse what is used in another way than once, or is overwritten in sight of others."""
-    users = Counter(x.name for layer in layers for x in layer.inputs)
-    for layer, again in zip(layers, [*layers[1:], None], strict=True):
+    users = Counter([result.name, *(x.name for layer in layers for x in layer.inputs)])
+    for layer in layers:
         module = traced.get_submodule(layer.name)
         if getattr(module, "inplace", False) and users[layer.inputs[0].name] > 1:
             raise Unsupported(
-                f"layer '{layer.name}' cannot be lowered: it works in place on a value that others use (set inplace=False)"
+                f"layer '{layer.name}' cannot be lowered: it works in place on what others use too: set inplace=False"
             )
-        if users[layer.output.name] == 0 and again is not None:
+        if users[layer.output.name] == 0:
             raise Unsupported(f"layer '{layer.name}' cannot be lowered: nothing uses its output")
     owners: dict[int, str] = {}
     for layer in layers:

@@ -96,8 +96,7 @@ _SUMS = {make for target, make in _MODULES.items() if isinstance(make(), Add)}
 def _unused(traced: fx.GraphModule, name: str) -> str:
     """Return a name that no module has yet."""
     names = {n for n, _ in traced.named_modules()}
-    parent, _, own = name.rpartition(".")
-    holder = traced.get_submodule(parent)
+    holder = traced.get_submodule(name.rpartition(".")[0])
     candidate, number = name, 2
     while candidate in names or hasattr(holder, candidate.rpartition(".")[2]):
         candidate = f"{name}_{number}"
