@@ -175,10 +175,12 @@ def _check_uses(traced: fx.GraphModule, layers: list[Lowered], result: Tensor) -
             raise Unsupported(f"layer '{layer.name}' cannot be lowered: nothing uses its output")
     owners: dict[int, str] = {}
     for layer in layers:
+        if [other.name for other in layers].count(layer.name) > 1:
+            raise Unsupported(f"layer '{layer.name}' cannot be lowered: it is called twice")
         for parameter in traced.get_submodule(layer.name).parameters():
             if id(parameter) in owners:
                 raise Unsupported(
-                    f"layer '{layer.name}' cannot be lowered: '{owners[id(parameter)]}' has the same weight"
+                    f"layer '{layer.name}' cannot be lowered: '{owners[id(parameter)]}' has its weight too"
                 )
             owners[id(parameter)] = layer.name
 
