@@ -22,7 +22,7 @@ from tinyclf.targets import Target
 from tinyclf.tracing import as_module_calls
 
 SEED = 20261121
-NUM_NETS = int(os.environ.get("TINYCLF_RANDOM_NETS", "10"))
+NUM_NETS = int(os.environ.get("TINYCLF_RANDOM_NETS", "20"))
 SEEDS = range(SEED, SEED + NUM_NETS)
 OLD = 1_000_000_000  # seconds: 2001
 VARIABLES = {"host": ("SANITIZE=address,undefined", "NUM_CORES=3")}
