@@ -101,7 +101,7 @@ def _block(rng: random.Random, shape: tuple[int, ...]) -> nn.Module:
 
 
 def _chain(rng: random.Random, num_in: int, num_out: int, *, stride: int = 1, before: bool = False) -> nn.Sequential:
-    """Return one to three convolutions that keep the size but for `stride`, with activations between."""
+    """Return one to three convolutions that keep the size but for `stride`, most with an activation."""
     layers: list[nn.Module] = []
     if before and rng.random() < 0.3:
         layers.append(rng.choice((nn.ReLU, nn.ReLU6))())  # its input has other users: it must not work in place
@@ -114,7 +114,7 @@ def _chain(rng: random.Random, num_in: int, num_out: int, *, stride: int = 1, be
         groups = channels if depthwise and out == channels else 1
         step = stride if i == 0 else 1
         conv = nn.Conv2d(channels, out, kernel, step, kernel // 2, groups=groups, bias=rng.random() < 0.7)
-        layers += [_scaled(rng, conv), *(_activation(rng) if i < num - 1 else [])]
+        layers += [_scaled(rng, conv), *(_activation(rng) if i < num - 1 or rng.random() < 0.5 else [])]
         channels = out
     return nn.Sequential(*layers)
 
