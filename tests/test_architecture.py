@@ -47,12 +47,14 @@ ALLOWED = {
     "benchmark": {"classifiers", "data", "evaluate", "metrics", "models", "onnx_graph", "runs"},
     # device half
     "ir": set(),
-    "layers": {"ir"},
-    "lower": {"ir", "layers"},
+    "tracing": set(),
+    "layers": {"ir", "tracing"},
+    "backward": {"ir", "layers"},
+    "lower": {"backward", "ir", "layers", "tracing"},
     "memory": {"ir"},
     "targets": set(),
     "emit": {"ir", "memory", "targets"},
-    "golden": set(),
+    "golden": {"tracing"},
     "deploy": {"emit", "golden", "lower", "memory", "targets"},
     # where they meet
     "jobs": {"data", "deploy", "evaluate", "ir", "lower", "memory", "models", "runs", "targets"},

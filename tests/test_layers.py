@@ -14,14 +14,17 @@ from tinyclf import targets
 from tinyclf.deploy import write_project
 from tinyclf.emit import Program, emit
 from tinyclf.golden import relative_error
-from tinyclf.ir import Call, Graph, Phase, Role, Tensor, check, gradient_name
+from tinyclf.ir import BlobOf, Call, Graph, Node, Phase, Role, Tensor, check, gradient_name
 from tinyclf.layers import LAYERS, Lowered
 from tinyclf.memory import MemoryPlan, Placement, plan_memory
 from tinyclf.targets import Target
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+
 TOLERANCE = 1e-5
 SEED = 20261120
 GAP_BYTES = 64  # untouched words around every tensor: a kernel that writes beside its output is found
+SCALE = 4.0  # of inputs: some lie above 6
 NUM_STEPS = 2  # a kernel that adds to its output instead of overwriting it is found
 
 
@@ -31,8 +34,8 @@ def _all_cases():
 
 def _combined(lowered: Lowered) -> tuple[Call, ...]:
     """Return the backward pass through the API's function that does both gradients, where there is one."""
-    if not lowered.parameters:
-        return lowered.backward_input
+    if not all(p.trained for p in lowered.parameters) or not lowered.parameters:
+        return (*lowered.backward_input, *lowered.backward_parameters)
     params, *bias = lowered.backward_parameters
     (inputs,) = lowered.backward_input
     both = replace(
@@ -42,6 +45,27 @@ def _combined(lowered: Lowered) -> tuple[Call, ...]:
         writes=(*params.writes, *inputs.writes),
     )
     return (both, *bias)
+
+
+def _in_place(lowered: Lowered, calls: tuple[Call, ...], zero: Tensor) -> tuple[list[Node], list[Call]]:
+    """Let the output take the memory of the first input, and their gradients too; both are copies, made by adding 0."""
+    x, y = lowered.inputs[0].name, lowered.output.name
+    shared = BlobOf(y, gradient_name(x) if lowered.backward_input else None)
+    names = {x: y, gradient_name(y): gradient_name(x)}
+    nodes = [
+        replace(node, fields=tuple((f, shared if v in (BlobOf(x), BlobOf(y)) else v) for f, v in node.fields))
+        for node in lowered.nodes
+    ]
+    before = []
+    for source, copy in names.items() if lowered.backward_input else [(x, y)]:
+        blobs = (("first", BlobOf(source)), ("second", BlobOf(zero.name)), ("output", BlobOf(copy)))
+        nodes.append(Node(f"{copy}.copy", "tcl_add_args", blobs))
+        before.append(Call("tcl_add_fp32_cl", f"{copy}.copy", Phase.FORWARD, (source, zero.name), (copy,)))
+
+    def renamed(old: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(names.get(name, name) for name in old)
+
+    return nodes, [*before, *(replace(c, reads=renamed(c.reads), writes=renamed(c.writes)) for c in calls)]
 
 
 def _cases_graph(*, combined: bool):
@@ -55,28 +79,36 @@ def _cases_graph(*, combined: bool):
         with torch.no_grad():
             for p in module.parameters():
                 p.copy_(torch.from_numpy(rng.standard_normal(p.shape).astype(np.float32)))
-        x = Tensor(f"case{number}.input", case.input_shape, Role.PARAMETER)
-        lowered = layer.lower(f"case{number}", module, x)
+        xs = [Tensor(f"case{number}.input{i}", case.input_shape, Role.PARAMETER) for i in range(case.num_inputs)]
+        lowered = layer.lower(f"case{number}", module, *xs)
+        assert lowered.in_place or not case.in_place
         y_grad = Tensor(gradient_name(lowered.output.name), lowered.output.shape, Role.PARAMETER)
-        x_grad = Tensor(gradient_name(x.name), x.shape, Role.GRADIENT)
-        grads = [Tensor(gradient_name(p.name), p.shape, Role.GRADIENT) for p in lowered.parameters]
-        for t in (x, lowered.output, *lowered.parameters, *grads, x_grad, y_grad):
-            tensors[t.name] = t if t.name != x.name else x
+        x_grads = [Tensor(gradient_name(x.name), x.shape, Role.GRADIENT) for x in xs if lowered.backward_input]
+        grads = [Tensor(gradient_name(p.name), p.shape, Role.GRADIENT) for p in lowered.trained]
         backward = _combined(lowered) if combined else (*lowered.backward_parameters, *lowered.backward_input)
-        nodes += lowered.nodes
-        calls += [*lowered.forward, *backward]
+        own_nodes, own_calls = lowered.nodes, (*lowered.forward, *backward)
+        if case.in_place:
+            zero = Tensor(f"case{number}.zero", case.input_shape, Role.PARAMETER)
+            own_nodes, own_calls = _in_place(lowered, own_calls, zero)
+            values[zero.name] = np.zeros(zero.shape, np.float32)
+            tensors[zero.name] = zero
+        for t in (*xs, lowered.output, *lowered.parameters, *grads, *x_grads, y_grad):
+            tensors[t.name] = t
+        nodes += own_nodes
+        calls += own_calls
 
-        x_value = rng.standard_normal(x.shape).astype(np.float32)
+        x_values = [SCALE * rng.standard_normal(x.shape).astype(np.float32) for x in xs]
         dy = rng.standard_normal(y_grad.shape).astype(np.float32)
-        values |= {x.name: x_value, y_grad.name: dy}
+        values |= {x.name: x_value for x, x_value in zip(xs, x_values, strict=True)} | {y_grad.name: dy}
         own = {f"case{number}.{name}": p for name, p in module.named_parameters()}
         values |= {name: p.detach().numpy().astype(np.float32) for name, p in own.items()}
 
-        x_torch = torch.from_numpy(x_value).double().requires_grad_()
-        y = module(x_torch[None])
+        xs_torch = [torch.from_numpy(x_value).double().requires_grad_() for x_value in x_values]
+        y = module(*(x[None] for x in xs_torch))
         y.backward(torch.from_numpy(dy).double()[None])
-        results = {lowered.output.name: y[0], x_grad.name: x_torch.grad}
-        results |= {gradient_name(name): p.grad for name, p in own.items()}
+        results = {lowered.output.name: y[0]}
+        results |= {x_grad.name: x.grad for x_grad, x in zip(x_grads, xs_torch, strict=False)}
+        results |= {gradient_name(name): p.grad for name, p in own.items() if p.requires_grad}
         expected |= {name: value.detach().numpy() for name, value in results.items()}
         labels |= {name: f"{case.label}: {name}" for name in results}
     # The arena as a whole is reported after the last call.
@@ -153,9 +185,12 @@ def test_every_layer_has_cases_for_every_direction() -> None:
         cases = list(layer.cases())
         assert cases, f"{layer.__name__} has no cases"
         for case in cases:
-            lowered = layer.lower("x", case.module, Tensor("in", case.input_shape, Role.INPUT))
+            inputs = [Tensor(f"in{i}", case.input_shape, Role.INPUT) for i in range(case.num_inputs)]
+            lowered = layer.lower("x", case.module, *inputs)
             with torch.no_grad():
-                shape = case.module(torch.zeros(1, *case.input_shape)).shape[1:]
+                shape = case.module(*[torch.zeros(1, *case.input_shape)] * case.num_inputs).shape[1:]
             assert tuple(shape) == lowered.output.shape, case.label
             assert {c.phase for c in lowered.forward} == {Phase.FORWARD}
-            assert {c.phase for c in (*lowered.backward_input, *lowered.backward_parameters)} == {Phase.BACKWARD}
+            assert {c.phase for c in (*lowered.backward_input, *lowered.backward_parameters)} <= {Phase.BACKWARD}
+            assert lowered.backward_input or case.num_inputs == 2  # a sum passes its gradient on as it is
+            assert bool(lowered.backward_parameters) == any(p.requires_grad for p in case.module.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -73,16 +74,6 @@ def test_a_batchnorm_that_was_not_folded_is_refused() -> None:
         _lower(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 2))
 
 
-class _Residual(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 1)
-        self.head = nn.Linear(3 * 64, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head((x + self.conv(x)).flatten(1))
-
-
 class _Branch(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -93,11 +84,149 @@ class _Branch(nn.Module):
         return self.head(self.b(x).flatten(1))
 
 
-def test_a_net_that_is_not_a_chain_is_refused() -> None:
-    with pytest.raises(Unsupported, match=r"'add' cannot be lowered"):
-        training_graph(_Residual(), input_shape=(3, 8, 8), learning_rate=0.1)
-    with pytest.raises(Unsupported, match=r"layer 'b' cannot be lowered: its input is not the output"):
+def test_a_layer_without_a_use_is_refused() -> None:
+    with pytest.raises(Unsupported, match=r"layer 'a' cannot be lowered: nothing uses its output"):
         training_graph(_Branch(), input_shape=(3, 8, 8), learning_rate=0.1)
+
+
+class _Net(nn.Module):
+    """What `body` makes of (3, 8, 8), flattened, then a linear layer."""
+
+    def __init__(self, body: Callable[[_Net, torch.Tensor], torch.Tensor], **layers: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.head = nn.Linear(3 * 64, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(self, x).flatten(1))
+
+
+def _conv() -> nn.Conv2d:
+    return nn.Conv2d(3, 3, 3, padding=1)
+
+
+def _graph_of(net: nn.Module) -> Graph:
+    return training_graph(net, input_shape=(3, 8, 8), learning_rate=0.1)
+
+
+def _backward(graph: Graph) -> list[tuple[str, str]]:
+    return [(c.kernel, c.node) for c in graph.calls if c.phase is Phase.BACKWARD]
+
+
+def test_a_gradient_that_arrives_twice_is_added_and_one_that_only_passes_is_not_copied() -> None:
+    net = _Net(lambda n, x: (y := n.a(x)) + n.c(n.b(y)), a=_conv(), b=_conv(), c=_conv())
+    graph = _graph_of(net)
+    assert [kernel for kernel, _ in _backward(graph)] == [
+        "pulp_CrossEntropyLoss_backward",
+        "pulp_linear_fp32_bw_input_grads_cl",
+        "pulp_linear_fp32_bw_param_grads_cl",
+        "pulp_conv2d_fp32_bw_input_grads_cl",  # c
+        "pulp_conv2d_fp32_bw_param_grads_cl",
+        "pulp_conv2d_fp32_bw_input_grads_cl",  # b
+        "tcl_add_fp32_cl",  # the gradient of y: of the sum, and through b
+        "pulp_conv2d_fp32_bw_param_grads_cl",
+        "pulp_conv2d_fp32_bw_param_grads_cl",  # a
+    ]
+    add = next(c for c in graph.calls if c.kernel == "tcl_add_fp32_cl" and c.phase is Phase.BACKWARD)
+    assert add.writes[0] in add.reads, "the sum needs no third buffer"
+    assert len([t for t in graph.tensors_of(Role.GRADIENT) if t.shape == (3, 8, 8)]) == 3
+
+
+@pytest.mark.parametrize("trained", ["a", "b"])
+def test_a_frozen_branch_has_no_backward_calls(trained: str) -> None:
+    net = _Net(lambda n, x: n.a(n.s(x)) + n.b(n.s2(x)), s=_conv(), s2=_conv(), a=_conv(), b=_conv())
+    net.requires_grad_(False)
+    net.get_submodule(trained).requires_grad_(True)
+    assert _backward(_graph_of(net)) == [
+        ("pulp_CrossEntropyLoss_backward", "loss"),
+        ("pulp_linear_fp32_bw_input_grads_cl", "head"),
+        ("pulp_conv2d_fp32_bw_param_grads_cl", trained),
+    ]
+
+
+def test_mobilenetv2_adds_gradients_only_where_something_below_is_trained() -> None:
+    model = build_model("mobilenetv2_wd4", num_classes=2, size=96)
+    for k, num_sums in ((0, 0), (2, 1), (3, 2), (4, 2)):  # of stage 5, units 2 to 4 have shortcuts; unit 4 changes size
+        freeze(model, Variant("FT", k))
+        graph = training_graph(fold_batchnorm(model), input_shape=(3, 96, 96), learning_rate=0.1)
+        kernels = [kernel for kernel, _ in _backward(graph)]
+        assert kernels.count("tcl_add_fp32_cl") == num_sums - (1 if k in (2, 3) else 0), k
+
+
+def test_only_a_bias_or_only_a_weight_costs_no_more_than_that() -> None:
+    for groups, kernel in ((1, "pulp_conv2d_fp32_bw_param_grads_cl"), (3, "pulp_conv_dw_fp32_bw_param_grads_cl")):
+        net = _Net(lambda n, x: n.a(x), a=nn.Conv2d(3, 3, 3, padding=1, groups=groups))
+        net.requires_grad_(False)
+        net.a.bias.requires_grad_(True)
+        graph = _graph_of(net)
+        assert not [c for c in graph.calls if c.phase is Phase.BACKWARD and "input" in c.reads]
+        assert "a.weight.grad" not in graph.by_name
+        update = next(c for c in graph.calls if c.phase is Phase.UPDATE)
+        assert update.writes == ("a.bias",)
+        net.requires_grad_(False)
+        net.a.weight.requires_grad_(True)
+        graph = _graph_of(net)
+        (grad,) = (c for c in graph.calls if c.phase is Phase.BACKWARD and c.node.startswith("a"))
+        assert (grad.kernel, grad.writes) == (kernel, ("a.weight.grad",))
+        assert "a.bias.grad" not in graph.by_name
+
+
+def _written_by(graph: Graph, node: str) -> str:
+    return next(c.writes[0] for c in graph.calls if c.node == node)
+
+
+def test_a_layer_works_in_place_only_where_nobody_misses_what_it_overwrites() -> None:
+    in_place = _graph_of(_Net(lambda n, x: n.r(n.a(x)), a=_conv(), r=nn.ReLU()))
+    assert _written_by(in_place, "r") == "a.output"
+    other_user = _graph_of(_Net(lambda n, x: n.r(y := n.a(x)) + y, a=_conv(), r=nn.ReLU()))
+    assert _written_by(other_user, "r") == "r.output"
+    image = _graph_of(_Net(lambda n, x: n.r(x), r=nn.ReLU6()))
+    assert _written_by(image, "r") == "r.output"
+    # The sum may take the memory of a convolution's output, but not that of a ReLU, whose backward pass needs it.
+    both = _Net(lambda n, x: n.r(n.a(x)) + n.b(x), a=_conv(), b=_conv(), r=nn.ReLU())
+    assert _written_by(_graph_of(both), "add") == "b.output"
+    only_relu = _Net(lambda n, x: n.r(n.a(x)) + x, a=_conv(), r=nn.ReLU())
+    assert _written_by(_graph_of(only_relu), "add") == "add.output"
+    only_relu.a.requires_grad_(False)
+    assert _written_by(_graph_of(only_relu), "add") == "a.output"  # no backward pass reads it
+
+
+def test_functions_and_repeated_calls_are_layers_of_their_own() -> None:
+    net = _Net(lambda n, x: torch.relu(n.r(n.b(n.r(n.a(x))) + x)), a=_conv(), b=_conv(), r=nn.ReLU(inplace=True))
+    graph = _graph_of(net)
+    assert [c.node for c in graph.calls if c.kernel == "pulp_relu_fp32_fw_cl"] == ["r", "r_2", "relu"]
+    assert [node for kernel, node in _backward(graph) if kernel == "pulp_relu_fp32_bw_cl"] == ["relu", "r_2", "r"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (lambda n, x: n.a(x) + n.p(x), r"'add' cannot be lowered: a sum of shapes \(1, 3, 8, 8\) and \(1, 3, 1, 1\)"),
+        (lambda n, x: n.a(x) + 1, r"'add' cannot be lowered: add with 1 is computed outside of a layer"),
+        (lambda n, x: n.a(x) * x, r"'mul' cannot be lowered: mul is computed outside of a layer"),
+        (lambda n, x: n.a(n.a(x)), r"layer 'a' cannot be lowered: it is called twice"),
+        (lambda n, x: n.b(n.a(x)), r"layer 'b' cannot be lowered: 'a' has its weight too"),
+        (lambda n, x: n.r(y := n.a(x)) + y, r"layer 'r' .* works in place on what others use too: set inplace=False"),
+        (lambda n, x: n.a(x).view(1, 64, 3), r"'view' cannot be lowered: it changes the shape from"),
+        (lambda n, x: n.l(n.a(x)), r"layer 'l' cannot be lowered: Linear.* gives \(1, 3, 8, 8\): flatten its input"),
+        (lambda n, x: n.a(x) if x.sum() > 0 else x, r"_Net cannot be traced by torch.fx"),
+        (lambda n, x: n.p(n.a(x)), r"the net does not run on an input of 3x8x8"),
+    ],
+)
+def test_what_cannot_be_lowered_is_refused_with_its_reason(
+    body: Callable[[_Net, torch.Tensor], torch.Tensor], message: str
+) -> None:
+    net = _Net(body, a=_conv(), b=_conv(), r=nn.ReLU(inplace=True), p=nn.AdaptiveAvgPool2d(1), l=nn.Linear(8, 8))
+    net.b.weight = net.a.weight
+    with pytest.raises(Unsupported, match=message):
+        _graph_of(net)
+
+
+def test_a_net_that_does_not_end_in_logits_is_refused() -> None:
+    with pytest.raises(Unsupported, match=r"it returns \(1, 2, 6, 6\), not a number for each class"):
+        _lower(nn.Conv2d(3, 2, 3))
 
 
 def test_nothing_trained_is_refused() -> None:

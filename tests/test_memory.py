@@ -36,6 +36,15 @@ def test_peak_is_within_two_percent_of_the_bound(arch: str, size: int) -> None:
         assert plan.peak <= plan.arena_bytes < plan.peak + ALIGNMENT
 
 
+@pytest.mark.parametrize(
+    ("arch", "size"), [("mobilenetv2_wd4", 96), ("resnet8", 32), ("dscnn", 32), ("resnet18_wd4", 64)]
+)
+def test_peak_of_nets_with_sums_is_within_two_percent_of_the_bound(arch: str, size: int) -> None:
+    for variant in (Variant("LP"), Variant("FT", 1), Variant("FT", 3), Variant("full")):
+        plan = plan_memory(_graph(arch, variant=variant, size=size))
+        assert plan.peak <= 1.02 * plan.max_live, variant.label
+
+
 def test_frozen_activations_are_not_kept() -> None:
     # A chain of frozen layers that all have the same size needs two buffers, however long it is.
     def peak(num_layers: int) -> int:

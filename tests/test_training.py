@@ -86,6 +86,46 @@ def test_steps_in_gvsoc(target: Target, arch: str, variant: Variant, size: int, 
     assert min(report.cycles) > 1_000_000
 
 
+# Nets with sums, ReLU6, strided shortcuts and 5x5 windows: architecture, variant, size on the host, size in GVSoC.
+MORE_NETS = [
+    pytest.param("mobilenetv2_wd4", Variant("LP"), 96, 32, id="mobilenetv2-LP"),
+    pytest.param("mobilenetv2_wd4", Variant("FT", 2), 96, 32, id="mobilenetv2-FT2"),
+    pytest.param("resnet8", Variant("full"), 32, 16, id="resnet8-full"),
+    pytest.param("dscnn", Variant("full"), 32, 16, id="dscnn-full"),
+]
+
+
+@on_targets("host")
+@pytest.mark.parametrize(("arch", "variant", "size", "_size_in_gvsoc"), MORE_NETS)
+def test_ten_steps_of_other_nets(
+    target: Target, arch: str, variant: Variant, size: int, _size_in_gvsoc: int, tmp_path: Path
+) -> None:
+    job = _job(arch, variant, size=size, num_steps=10, num_samples=4)
+    report = _execute(job, target, tmp_path / "project")
+    first, last = report.losses[0][1], report.losses[8][1]  # the same sample, eight steps apart
+    assert first != pytest.approx(last, rel=1e-3), "nothing was learnt: the steps do not test the update"
+
+
+@on_targets("pulp")
+@pytest.mark.parametrize(("arch", "variant", "_size", "size"), MORE_NETS)
+def test_two_steps_of_other_nets_in_gvsoc(
+    target: Target, arch: str, variant: Variant, _size: int, size: int, tmp_path: Path
+) -> None:
+    job = _job(arch, variant, size=32, num_steps=2, num_samples=2)
+    cropped = np.ascontiguousarray(job.samples[:, :, :size, :size])  # no net is built for less than 32 pixels
+    _execute(replace(job, samples=cropped), target, tmp_path / "project")
+
+
+@on_targets("host")
+@pytest.mark.parametrize(
+    ("arch", "variant"), [("mnasnet_b1", Variant("FT", 1)), ("resnet18_wd4", Variant("full"))], ids=["5x5", "maxpool"]
+)
+def test_nets_with_larger_windows_and_maximum_pooling(
+    target: Target, arch: str, variant: Variant, tmp_path: Path
+) -> None:
+    _execute(_job(arch, variant, size=32, num_steps=2, num_samples=2), target, tmp_path / "project")
+
+
 @on_targets("host")
 @pytest.mark.parametrize("arch", ["mobilenet_wd4", "fdmobilenet_wd4"])
 @pytest.mark.parametrize(
@@ -215,9 +255,33 @@ def test_only_ties_at_the_kink_follow_the_device() -> None:
         return trajectory.steps[0]["conv.bias.grad"] != 0, trajectory.num_ties
 
     np.testing.assert_array_equal(gradient()[0], [True, True, True])
-    follows, num_ties = gradient(relu_names={"relu": "y"}, device_steps=[device], tie=1e-4)
+    follows, num_ties = gradient(kinks={"relu": "y"}, device_steps=[device], tie=1e-4)
     np.testing.assert_array_equal(follows, [True, False, True])
     assert num_ties == 1
+
+
+def test_ties_of_relu6_and_maximum_pooling_follow_the_device_too() -> None:
+    # ReLU6: 6 - 1e-6 is a tie with 6, 5.9 is none. Pooling: 1 + 1e-6 is a tie with 1, 1.1 is none.
+    cases = [
+        (nn.ReLU6(), [[6 - 1e-6, 5.9]], [[6.0, 6.0]], [[0, 1]], 1),
+        (nn.ReLU6(), [[6 + 1e-6, 7.0]], [[5.999, 5.0]], [[1, 0]], 1),
+        (nn.MaxPool2d((1, 2)), [[1 + 1e-6, 1.0]], [[1.0, 1.5]], [[0, 1]], 1),
+        (nn.MaxPool2d((1, 2)), [[1.1, 1.0]], [[1.0, 1.5]], [[1, 0]], 0),
+        (nn.MaxPool2d((1, 2)), [[-1.0, -1.0]], [[-1.0, -1.0]], [[1, 0]], 0),
+    ]
+    for module, x, device, passes, ties in cases:
+        kink = golden._kink(module, 1e-4)
+        kink.device = torch.tensor([device])
+        value = torch.tensor([[x]], dtype=torch.float64, requires_grad=True)
+        expected = module(value.detach())
+        y = kink(value)
+        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+        y.backward(torch.ones_like(y))
+        assert value.grad is not None
+        np.testing.assert_array_equal(value.grad[0, 0], passes, err_msg=f"{module} {x}")
+        assert kink.num_ties == ties
+        kink.device = None
+        assert torch.equal(kink(value), expected)
 
 
 def test_comparison_fails_on_every_kind_of_difference() -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tinyclf import golden, targets
-from tinyclf.emit import Program, emit, relus_with_gradient, traced_tensors
+from tinyclf.emit import Program, emit, kinks, traced_tensors
 from tinyclf.errors import BadInput, DoesNotFit
 from tinyclf.files import write_text
 from tinyclf.golden import Trajectory
@@ -238,7 +238,7 @@ def _golden(job: Job, program: Program, device: list[dict[str, NDArray[np.float3
         num_steps=job.num_steps,
         learning_rate=job.learning_rate,
         weight_decay=job.weight_decay,
-        relu_names=relus_with_gradient(program.graph),
+        kinks=kinks(program.graph),
         device_steps=device,
         tie=TOLERANCE,
         follow=follow,

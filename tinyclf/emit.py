@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyclf import __version__
-from tinyclf.ir import BlobOf, Call, DataOf, Field, Graph, Node, Role, Tensor, gradient_name
+from tinyclf.ir import BlobOf, Call, DataOf, Field, Graph, Node, Phase, Role, Tensor, gradient_name
 from tinyclf.memory import MemoryPlan
 from tinyclf.resources import resource_dir
 from tinyclf.targets import Target
@@ -68,17 +68,29 @@ def float_literal(value: float) -> str:
 def traced_tensors(graph: Graph) -> frozenset[str]:
     """Return what a training step is checked by.
 
-    That is the outputs, the gradients of parameters, the updated parameters, and the outputs of ReLUs that gradients
-    pass (their signs decide which way).
+    That is the outputs, the gradients of parameters, the updated parameters, and what decides which way gradients
+    take (`kinks`).
     """
     trained = [t.name for t in graph.tensors_of(Role.PARAMETER) if t.trained]
     grads = [gradient_name(name) for name in trained]
-    return frozenset({*graph.outputs, *trained, *grads, *relus_with_gradient(graph).values()})
+    return frozenset({*graph.outputs, *trained, *grads, *kinks(graph).values()})
 
 
-def relus_with_gradient(graph: Graph) -> dict[str, str]:
-    """Return for each ReLU node of the backward pass the name of its output tensor."""
-    return {call.node: call.reads[0] for call in graph.calls if call.kernel == "pulp_relu_fp32_bw_cl"}
+# Kernels whose derivative jumps -> whether what they read (else what they wrote) tells on which side they were.
+_KINKS = {"pulp_relu_fp32_bw_cl": False, "tcl_relu6_fp32_bw_cl": False, "tcl_maxpool_fp32_bw_cl": True}
+
+
+def kinks(graph: Graph) -> dict[str, str]:
+    """Return for each node of the backward pass whose derivative jumps the tensor that tells on which side it was.
+
+    That is the output of a ReLU or ReLU6, and the input of a maximum pooling.
+    """
+    passed = {call.node: _KINKS[call.kernel] for call in graph.calls if call.kernel in _KINKS}
+    return {
+        call.node: (call.reads if passed[call.node] else call.writes)[0]
+        for call in graph.calls
+        if call.node in passed and call.phase is Phase.FORWARD
+    }
 
 
 def emit(program: Program, *, target: Target, num_cores: int, command: str) -> dict[str, bytes]:
@@ -153,9 +165,9 @@ def _traces(program: Program) -> list[tuple[Tensor, ...]]:
 def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, Any]:
     """Return what the templates of network.c show: blobs, args, calls and traces, each as finished C text."""
     graph = program.graph
-    blob_ids = c_identifiers(t.name for t in graph.tensors)
     node_ids = c_identifiers(n.name for n in graph.nodes)
-    referenced = {v.tensor for n in graph.nodes for _, v in n.fields if isinstance(v, BlobOf)}
+    blobs = _blobs(graph)
+    blob_ids = dict(zip(blobs, c_identifiers([_blob_name(*b) for b in blobs]).values(), strict=True))
 
     def place(tensor: Tensor) -> str:
         block = "tcl_parameters" if tensor.role is Role.PARAMETER else "arena"
@@ -163,7 +175,7 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
 
     def text(value: Field) -> str:
         if isinstance(value, BlobOf):
-            return f"&blob_{blob_ids[value.tensor]}"
+            return f"&blob_{blob_ids[value.tensor, _gradient_of(value, graph)]}"
         if isinstance(value, DataOf):
             return place(graph.by_name[value.tensor])
         if value is None:
@@ -177,9 +189,8 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
     return {
         "arena_size": program.plan.arena_bytes // 4,
         "blobs": [
-            _blob(t, blob_ids[t.name], graph.by_name.get(gradient_name(t.name)), place)
-            for t in graph.tensors
-            if t.name in referenced
+            _blob(graph.by_name[name], blob_ids[name, grad], graph.by_name[grad] if grad else None, place)
+            for name, grad in blobs
         ],
         "args": [args(node) for node in graph.nodes],
         "calls": _call_rows(graph.calls, node_ids, traces),
@@ -190,6 +201,24 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
             for t in graph.tensors_of(role)
         ],
     }
+
+
+def _gradient_of(field: BlobOf, graph: Graph) -> str | None:
+    usual = gradient_name(field.tensor)
+    return field.gradient or (usual if usual in graph.by_name else None)
+
+
+def _blobs(graph: Graph) -> list[tuple[str, str | None]]:
+    """Return each pair of a tensor and its gradient that a node points to, in the order of the tensors."""
+    fields = (value for node in graph.nodes for _, value in node.fields if isinstance(value, BlobOf))
+    pairs = dict.fromkeys((field.tensor, _gradient_of(field, graph)) for field in fields)
+    order = {t.name: i for i, t in enumerate(graph.tensors)}
+    return sorted(pairs, key=lambda pair: order[pair[0]])
+
+
+def _blob_name(tensor: str, gradient: str | None) -> str:
+    """Name a blob by its tensor, and by its gradient where that is not its own."""
+    return tensor if gradient in (None, gradient_name(tensor)) else f"{tensor} with {gradient}"
 
 
 def _blob(tensor: Tensor, identifier: str, grad: Tensor | None, place: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,35 +13,82 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from tinyclf.tracing import as_module_calls
+
 Arrays = Mapping[str, NDArray[Any]]
 
 LOGITS, LOSS = "logits", "loss"  # the names of a step's outputs
 
 
-class _ReLU(nn.Module):
-    """ReLU that takes the device's side at the kink.
+class _Kink(nn.Module):
+    """A layer whose derivative jumps, and which takes the device's side at the jump.
 
-    An input that rounding may put on either side of zero makes the gradient jump: neither side is wrong. Such a tie,
-    |x| <= tie * max|x|, is resolved as the device did (`output`, its result, positive or not); all else as torch does.
+    An input that rounding may put on either side makes the gradient jump: neither side is wrong. Such a tie, nearer to
+    the jump than tie * max|x|, is resolved as the device did; all else as torch does.
     """
 
     def __init__(self, tie: float) -> None:
         super().__init__()
         self.tie = tie
-        self.output: torch.Tensor | None = None  # the device's, for the next forward pass
-        self.result = torch.zeros(0)
+        self.device: torch.Tensor | None = None  # what the device reported, for the next forward pass
+        self.result = torch.zeros(0)  # what `device` should be
         self.num_ties = 0  # that the device resolved in another way than torch
 
+    def _resolve(self, ours: torch.Tensor, theirs: torch.Tensor, is_tie: torch.Tensor) -> torch.Tensor:
+        self.num_ties += int((is_tie & (ours != theirs)).sum())
+        return torch.where(is_tie, theirs, ours)
+
+
+class _ReLU(_Kink):
+    """ReLU, or with `upper` ReLU6; the device reports its output."""
+
+    def __init__(self, tie: float, upper: float = math.inf) -> None:
+        super().__init__(tie)
+        self.upper = upper
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        passes = x > 0
-        if self.output is not None and self.output.shape == x.shape[1:]:
-            is_tie = x.abs() <= self.tie * x.abs().max()
-            resolved = torch.where(is_tie, self.output[None] > 0, passes)
-            self.num_ties += int((resolved != passes).sum())
-            passes = resolved
-        y = x * passes
+        passes = (x > 0) & (x < self.upper)
+        if self.device is not None and self.device.shape == x.shape[1:]:
+            margin = self.tie * x.abs().max()
+            is_tie = (x.abs() <= margin) | ((x - self.upper).abs() <= margin)
+            passes = self._resolve(passes, (self.device > 0) & (self.device < self.upper), is_tie)
+        y = torch.where(passes, x, x.detach().clamp(0, self.upper))
         self.result = y.detach()[0]
         return y
+
+
+class _MaxPool(_Kink):
+    """Maximum pooling of whole windows; the device reports its input, whose first maximum it takes."""
+
+    def __init__(self, tie: float, module: nn.MaxPool2d) -> None:
+        super().__init__(tie)
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.result = x.detach()[0]
+        seen = x.detach()
+        if self.device is not None and self.device.shape == x.shape[1:]:
+            seen = self.device[None].to(x.dtype)
+        chosen, ours = (self._places(values) for values in (seen, x.detach()))
+        flat = x.flatten(2)
+        mine, theirs = (flat.gather(2, places.flatten(2)) for places in (ours, chosen))
+        is_tie = (mine - theirs).abs() <= self.tie * x.abs().max()
+        resolved = self._resolve(ours.flatten(2), chosen.flatten(2), is_tie)
+        return flat.gather(2, resolved).view(ours.shape)
+
+    def _places(self, values: torch.Tensor) -> torch.Tensor:
+        """Return for each window the place of its first maximum in the plane, row by row."""
+        m = self.module
+        found = nn.functional.max_pool2d(values, m.kernel_size, m.stride, m.padding, return_indices=True)
+        places: torch.Tensor = found[1]
+        return places
+
+
+def _kink(module: nn.Module, tie: float) -> _Kink:
+    """Return the layer that stands for `module`."""
+    if isinstance(module, nn.MaxPool2d):
+        return _MaxPool(tie, module)
+    return _ReLU(tie, upper=6.0 if isinstance(module, nn.ReLU6) else math.inf)
 
 
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -63,7 +111,7 @@ def _set(parameters: Mapping[str, nn.Parameter], values: Arrays) -> None:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The values of each training step by name, and how many ReLU inputs were ties that the device resolved."""
+    """The values of each training step by name, and how many ties the device resolved in another way than torch."""
 
     steps: tuple[dict[str, NDArray[np.float64]], ...]
     num_ties: int
@@ -77,7 +125,7 @@ def training_steps(
     num_steps: int,
     learning_rate: float,
     weight_decay: float,
-    relu_names: Mapping[str, str] | None = None,
+    kinks: Mapping[str, str] | None = None,
     device_steps: Sequence[Arrays] = (),
     tie: float = 0.0,
     follow: bool = False,
@@ -91,31 +139,33 @@ def training_steps(
         num_steps: SGD steps with cross entropy.
         learning_rate: of SGD.
         weight_decay: of SGD.
-        relu_names: for ReLU modules that gradients pass, the name to give the output.
-        device_steps: what the device reported, by those names; ties at a ReLU's kink are resolved as it did.
-        tie: how near to zero, relative to the layer's largest input, a ReLU's input may be to count as a tie.
+        kinks: for layers that gradients pass and whose derivative jumps (ReLU, ReLU6, maximum pooling; names as in
+            `as_module_calls`), the name to give what tells on which side they were: the output, of a pooling the input.
+        device_steps: what the device reported, by those names; ties at a jump are resolved as it did.
+        tie: how near to the jump, relative to the layer's largest input, an input may be to count as a tie.
         follow: start each step from the weights that the device reported after the step before, and its backward pass
             from the device's logits. Each step is then judged by itself; otherwise the whole run is, in which the
             steps may amplify rounding.
 
     Returns:
-        for each step the "logits", the "loss" (1), the outputs of `relu_names`, each trained parameter's gradient as
+        for each step the "logits", the "loss" (1), the values of `kinks`, each trained parameter's gradient as
         "<parameter>.grad" and its value after the update. Double precision makes a difference the device's rounding,
         not this function's.
     """
-    model = copy.deepcopy(model).double().eval()
-    relus = {name: _ReLU(tie) for name in relu_names or {}}
-    for name, relu in relus.items():
-        model.set_submodule(name, relu)
+    model = as_module_calls(copy.deepcopy(model).double().eval())
+    names = kinks or {}
+    layers = {name: _kink(model.get_submodule(name), tie) for name in names}
+    for name, layer in layers.items():
+        model.set_submodule(name, layer)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.SGD(trained.values(), lr=learning_rate, weight_decay=weight_decay)
     steps = []
     for step in range(num_steps):
         if follow and step > 0:
             _set(trained, device_steps[step - 1])
-        for name, relu in relus.items():
-            output = device_steps[step].get(relu_names[name]) if relu_names and step < len(device_steps) else None
-            relu.output = None if output is None else torch.from_numpy(np.array(output))
+        for name, layer in layers.items():
+            seen_there = device_steps[step].get(names[name]) if step < len(device_steps) else None
+            layer.device = None if seen_there is None else torch.from_numpy(np.array(seen_there))
         i = step % len(samples)
         logits = model(torch.from_numpy(samples[i : i + 1]).double())[0]
         seen = logits
@@ -126,14 +176,14 @@ def training_steps(
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         values = {LOGITS: logits.detach().numpy(), LOSS: loss.detach().numpy().reshape(1)}
-        values |= {name: relus[relu].result.numpy() for relu, name in (relu_names or {}).items()}
+        values |= {name: layers[layer].result.numpy() for layer, name in names.items()}
         for name, parameter in trained.items():
             assert parameter.grad is not None
             values[f"{name}.grad"] = parameter.grad.numpy().copy()
         optimizer.step()
         values |= {name: parameter.detach().numpy().copy() for name, parameter in trained.items()}
         steps.append(values)
-    return Trajectory(tuple(steps), sum(relu.num_ties for relu in relus.values()))
+    return Trajectory(tuple(steps), sum(layer.num_ties for layer in layers.values()))
 
 
 def relative_error(actual: NDArray[Any], expected: NDArray[Any], *, least_scale: float = 0.0) -> float:

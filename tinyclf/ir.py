@@ -53,9 +53,13 @@ class Tensor:
 
 @dataclass(frozen=True)
 class BlobOf:
-    """A field of an args struct that points to the blob of a tensor and, if it has one, its gradient."""
+    """A field of an args struct that points to the blob of a tensor and its gradient.
+
+    `gradient` names the tensor that holds it; None: the one called `gradient_name(tensor)`, if the graph has it.
+    """
 
     tensor: str
+    gradient: str | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,8 @@ def check(graph: Graph) -> None:
         for field, value in node.fields:
             if isinstance(value, BlobOf | DataOf):
                 assert value.tensor in graph.by_name, f"{node.name}.{field}: unknown tensor {value.tensor}"
+            if isinstance(value, BlobOf) and value.gradient:
+                assert value.gradient in graph.by_name, f"{node.name}.{field}: unknown tensor {value.gradient}"
     written = {t.name for t in graph.tensors_of(Role.INPUT, Role.LABEL, Role.PARAMETER)}
     for call in graph.calls:
         assert call.node in nodes, f"{call.kernel}: unknown node {call.node}"

@@ -271,9 +271,7 @@ def _naive_activations(graph: Graph) -> int:
     outputs = {t.name for t in graph.tensors_of(Role.ACTIVATION)}
     total = sum(t.num_bytes for t in graph.tensors_of(Role.INPUT))
     for call in graph.calls:
-        is_relu = call.kernel == "pulp_relu_fp32_fw_cl"
-        is_new = not set(call.writes) & set(call.reads)
-        if is_relu or is_new:
+        if call.kernel != "tcl_bias_fp32_fw_cl":
             total += sum(graph.by_name[name].num_bytes for name in call.writes if name in outputs)
     return total
 

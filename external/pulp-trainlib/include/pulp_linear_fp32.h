@@ -25,7 +25,8 @@ void pulp_linear_fp32_fw_cl(void *Linear_args);
 /* Parameter gradients unless skip_wg_grad, then the input gradient unless skip_in_grad. Forks. */
 void pulp_linear_fp32_bw_cl(void *Linear_args);
 
-/* coeff.diff (and bias.diff) from input.data and output.diff. Forks. */
+/* coeff.diff from input.data and output.diff, bias.diff from output.diff; one that is NULL is left out.
+ * Forks. */
 void pulp_linear_fp32_bw_param_grads_cl(void *Linear_args);
 
 /* input.diff from coeff.data and output.diff. Forks. */

@@ -30,8 +30,8 @@ static void forward(void *args)
     }
 }
 
-/* Cores share the weights, then the biases. */
-static void param_grads(void *args)
+/* Cores share the weights. */
+static void weight_grads(void *args)
 {
     struct Conv2D_args const *const a = args;
     struct tcl_window const w = window_of(a);
@@ -43,19 +43,35 @@ static void param_grads(void *args)
         a->coeff->diff[i] = tcl_window_wg(&w, a->input->data + ci * in_plane,
                                           a->output->diff + co * out_plane, i % kernel / w.kw, i % w.kw);
     }
-    if (!a->USE_BIASES)
-        return;
+}
+
+/* Cores share the channels. Rows are summed apart, which keeps the rounding error of large planes small. */
+static void bias_grads(void *args)
+{
+    struct Conv2D_args const *const a = args;
+    int const Ho = a->output->H, Wo = a->output->W;
+    int start, stop;
+    PORT_CHECK(a->bias->dim == a->output->C);
     tcl_split(a->output->C, &start, &stop);
     for (int co = start; co < stop; co++) {
         float sum = 0.0f;
-        for (int oy = 0; oy < w.Ho; oy++) {
+        for (int oy = 0; oy < Ho; oy++) {
             float row_sum = 0.0f;
-            for (int ox = 0; ox < w.Wo; ox++)
-                row_sum += a->output->diff[co * out_plane + oy * w.Wo + ox];
+            for (int ox = 0; ox < Wo; ox++)
+                row_sum += a->output->diff[(co * Ho + oy) * Wo + ox];
             sum += row_sum;
         }
         a->bias->diff[co] = sum;
     }
+}
+
+static void param_grads(void *args)
+{
+    struct Conv2D_args const *const a = args;
+    if (a->coeff->diff)
+        weight_grads(args);
+    if (a->USE_BIASES && a->bias->diff)
+        bias_grads(args);
 }
 
 /* Cores share the input elements. */

@@ -25,19 +25,17 @@ static void forward(void *args)
     }
 }
 
-/* Cores share the weights, then the biases. */
+/* Cores share the weights, then the biases; gradients that nobody keeps are not computed. */
 static void param_grads(void *args)
 {
     struct Linear_args const *const a = args;
     check(a);
     int const num_in = a->input->dim;
     int start, stop;
-    tcl_split(a->coeff->dim, &start, &stop);
+    tcl_split(a->coeff->diff ? a->coeff->dim : 0, &start, &stop);
     for (int i = start; i < stop; i++)
         a->coeff->diff[i] = a->output->diff[i / num_in] * a->input->data[i % num_in];
-    if (!a->use_biases)
-        return;
-    tcl_split(a->output->dim, &start, &stop);
+    tcl_split(a->use_biases && a->bias->diff ? a->output->dim : 0, &start, &stop);
     for (int o = start; o < stop; o++)
         a->bias->diff[o] = a->output->diff[o];
 }

@@ -1,62 +1,22 @@
-"""One class per layer: the torch type, its shapes, the args struct, the kernels of each direction, test cases."""
+"""Layers with a weight: convolutions (full, depthwise, pointwise) and the fully connected layer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 from torch import nn
 
 from tinyclf.ir import BlobOf, Call, Field, Node, Phase, Role, Tensor, gradient_name
+from tinyclf.layers.layer import Case, Layer, Lowered, output_tensor
 
 
-@dataclass(frozen=True)
-class Case:
-    """A layer to test, with the shape (C, H, W) of its input."""
-
-    label: str
-    module: nn.Module
-    input_shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Lowered:
-    """One layer in C: its nodes, and its calls in each direction.
-
-    `backward_input` reads the gradient of `output` and writes that of `input`; `backward_parameters` writes those of
-    `parameters` (weight, then bias). Both may read `input`, `output` and the parameters.
-    """
-
-    name: str
-    input: Tensor
-    output: Tensor
-    parameters: tuple[Tensor, ...]
-    nodes: tuple[Node, ...]
-    forward: tuple[Call, ...]
-    backward_input: tuple[Call, ...]
-    backward_parameters: tuple[Call, ...] = ()
-
-
-class Layer:
-    """What every layer class has. A kernel name is always written whole, so that it can be searched for."""
-
-    torch_type: ClassVar[type[nn.Module]]
-
-    @classmethod
-    def accepts(cls, module: nn.Module) -> bool:
-        """Tell whether this class lowers `module`."""
-        return isinstance(module, cls.torch_type)
-
-    @classmethod
-    def lower(cls, name: str, module: nn.Module, x: Tensor) -> Lowered:
-        """Lower `module`, called `name`, with the input `x`."""
-        raise NotImplementedError
-
-    @staticmethod
-    def cases() -> Iterator[Case]:
-        """Yield cases that cover odd sizes, strides, paddings and unequal channels."""
-        raise NotImplementedError
+def _trained(module: nn.Module, *names: str) -> nn.Module:
+    """Return `module` with nothing but the parameters `names` trained."""
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in names)
+    return module
 
 
 def _parameters(name: str, module: nn.Module) -> tuple[Tensor, ...]:
@@ -67,53 +27,48 @@ def _parameters(name: str, module: nn.Module) -> tuple[Tensor, ...]:
     )
 
 
-def _output(name: str, shape: tuple[int, ...]) -> Tensor:
-    return Tensor(f"{name}.output", shape, Role.ACTIVATION)
-
-
-def _pair(size: int | tuple[int, ...]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
 def _output_shape(module: nn.Module, x: Tensor) -> tuple[int, ...]:
     """Return the output shape of a layer with a weight.
 
-    A convolution gives (C, H, W) with floor((size + 2 padding - kernel) / stride) + 1 in each direction.
+    A convolution gives (C, H, W) with floor((size + padding of both sides - kernel) / stride) + 1 in each direction.
     """
     if isinstance(module, nn.Linear):
         return (module.out_features,)
     assert isinstance(module, nn.Conv2d)
-    assert not isinstance(module.padding, str)
     height, width = (
-        (size + 2 * pad - kernel) // stride + 1
-        for size, pad, kernel, stride in zip(
-            x.shape[1:], module.padding, module.kernel_size, module.stride, strict=True
+        (size + sum(pads) - kernel) // stride + 1
+        for size, pads, kernel, stride in zip(
+            x.shape[1:], _padding(module), module.kernel_size, module.stride, strict=True
         )
     )
     return module.out_channels, height, width
 
 
+def _padding(conv: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the padding (top, bottom), (left, right); of an odd number in all, "same" puts the rest behind."""
+    if conv.padding == "valid":
+        return (0, 0), (0, 0)
+    if isinstance(conv.padding, str):  # "same": the stride is 1
+        (top, height), (left, width) = (((kernel - 1) // 2, kernel - 1) for kernel in conv.kernel_size)
+        return (top, height - top), (left, width - left)
+    return (conv.padding[0], conv.padding[0]), (conv.padding[1], conv.padding[1])
+
+
 def _window_fields(conv: nn.Conv2d) -> tuple[tuple[str, Field], ...]:
-    assert not isinstance(conv.padding, str)
-    (pad_h, pad_w), (stride_h, stride_w) = conv.padding, conv.stride
+    ((top, bottom), (left, right)), (stride_h, stride_w) = _padding(conv), conv.stride
     return (
-        ("Lpad", pad_w),
-        ("Rpad", pad_w),
-        ("Upad", pad_h),
-        ("Dpad", pad_h),
+        ("Lpad", left),
+        ("Rpad", right),
+        ("Upad", top),
+        ("Dpad", bottom),
         ("stride_h", stride_h),
         ("stride_w", stride_w),
     )
 
 
 def _is_plain_conv(module: nn.Module) -> bool:
-    """Tell whether `module` is a 2D convolution with zero padding by numbers and without dilation."""
-    return (
-        isinstance(module, nn.Conv2d)
-        and module.dilation == (1, 1)
-        and module.padding_mode == "zeros"
-        and not isinstance(module.padding, str)
-    )
+    """Tell whether `module` is a 2D convolution with zero padding and without dilation."""
+    return isinstance(module, nn.Conv2d) and module.dilation == (1, 1) and module.padding_mode == "zeros"
 
 
 class _Weighted(Layer):
@@ -127,9 +82,10 @@ class _Weighted(Layer):
     bias_flag: ClassVar[str | None] = None  # the struct's field that turns its bias on; None: it has no bias
 
     @classmethod
-    def lower(cls, name: str, module: nn.Module, x: Tensor) -> Lowered:
+    def lower(cls, name: str, module: nn.Module, *inputs: Tensor) -> Lowered:
         """Lower to one node, and a second for a bias that the struct has no field for."""
-        y = _output(name, _output_shape(module, x))
+        (x,) = inputs
+        y = output_tensor(name, _output_shape(module, x))
         weight, *bias = _parameters(name, module)
         fields: list[tuple[str, Field]] = [
             ("input", BlobOf(x.name)),
@@ -142,20 +98,32 @@ class _Weighted(Layer):
         if bias and cls.bias_flag:
             fields += [("bias", BlobOf(bias[0].name)), (cls.bias_flag, 1)]
             own += bias
-        names = tuple(p.name for p in own)
         x_grad, y_grad = gradient_name(x.name), gradient_name(y.name)
-        grads = tuple(gradient_name(p) for p in names)
         lowered = Lowered(
             name=name,
-            input=x,
+            inputs=inputs,
             output=y,
             parameters=tuple(own),
             nodes=(Node(name, cls.struct, tuple(fields)),),
-            forward=(Call(cls.forward, name, Phase.FORWARD, (x.name, *names), (y.name,)),),
+            forward=(Call(cls.forward, name, Phase.FORWARD, (x.name, *(p.name for p in own)), (y.name,)),),
             backward_input=(Call(cls.input_grads, name, Phase.BACKWARD, (y_grad, weight.name), (x_grad,)),),
-            backward_parameters=(Call(cls.param_grads, name, Phase.BACKWARD, (y_grad, x.name), grads),),
         )
+        lowered = replace(lowered, backward_parameters=cls._parameter_grads(lowered))
         return lowered if len(own) == 1 + len(bias) else _with_bias(lowered, bias[0])
+
+    @classmethod
+    def _parameter_grads(cls, lowered: Lowered) -> tuple[Call, ...]:
+        """Return the call that writes the gradients of the struct's parameters that are trained, if any is.
+
+        The kernel leaves out a gradient that has no place. That of a bias needs no input: nothing keeps it alive then.
+        """
+        if not lowered.trained:
+            return ()
+        reads = [gradient_name(lowered.output.name)]
+        if lowered.parameters[0].trained:
+            reads += [x.name for x in lowered.inputs]
+        grads = tuple(gradient_name(p.name) for p in lowered.trained)
+        return (Call(cls.param_grads, lowered.name, Phase.BACKWARD, tuple(reads), grads),)
 
 
 def _with_bias(lowered: Lowered, bias: Tensor) -> Lowered:
@@ -170,7 +138,7 @@ def _with_bias(lowered: Lowered, bias: Tensor) -> Lowered:
         parameters=(*lowered.parameters, bias),
         nodes=(*lowered.nodes, node),
         forward=(*lowered.forward, add),
-        backward_parameters=(*lowered.backward_parameters, grad),
+        backward_parameters=(*lowered.backward_parameters, *((grad,) if bias.trained else ())),
     )
 
 
@@ -233,6 +201,9 @@ class Depthwise(_Weighted):
         yield Case("dw 6 1x1 s1 p1", nn.Conv2d(6, 6, 3, padding=1, groups=6), (6, 1, 1))
         yield Case("dw 3 9x8 s2 p0", nn.Conv2d(3, 3, 3, stride=2, groups=3), (3, 9, 8))
         yield Case("dw 2 11x5 5x5 s1x2 p2x1", nn.Conv2d(2, 2, 5, (1, 2), (2, 1), groups=2), (2, 11, 5))
+        yield Case("dw 2 5x6 4x2 same", nn.Conv2d(2, 2, (4, 2), padding="same", groups=2), (2, 5, 6))
+        yield Case("dw 3 5x6 weight only", _trained(nn.Conv2d(3, 3, 3, groups=3), "weight"), (3, 5, 6))
+        yield Case("dw 3 5x6 bias only", _trained(nn.Conv2d(3, 3, 3, groups=3), "bias"), (3, 5, 6))
 
 
 class Conv2d(_Weighted):
@@ -260,6 +231,11 @@ class Conv2d(_Weighted):
         yield Case("conv 4->2 6x9 s1 p0", nn.Conv2d(4, 2, 3, bias=False), (4, 6, 9))
         yield Case("conv 2->4 11x8 5x3 s2x1 p2x0", nn.Conv2d(2, 4, (5, 3), (2, 1), (2, 0)), (2, 11, 8))
         yield Case("conv 3->6 7x7 1x1 s2", nn.Conv2d(3, 6, 1, stride=2), (3, 7, 7))
+        yield Case("conv 3->6 8x5 1x1 s2 p1", nn.Conv2d(3, 6, 1, stride=2, padding=1), (3, 8, 5))
+        yield Case("conv 2->3 4x4 3x3 s2 p4", nn.Conv2d(2, 3, 3, stride=2, padding=4), (2, 4, 4))
+        yield Case("conv 2->3 5x6 4x2 same", nn.Conv2d(2, 3, (4, 2), padding="same"), (2, 5, 6))
+        yield Case("conv 2->3 5x6 weight only", _trained(nn.Conv2d(2, 3, 3), "weight"), (2, 5, 6))
+        yield Case("conv 2->3 5x6 bias only", _trained(nn.Conv2d(2, 3, 3), "bias"), (2, 5, 6))
 
 
 class Linear(_Weighted):
@@ -278,93 +254,5 @@ class Linear(_Weighted):
         yield Case("linear 13->2", nn.Linear(13, 2), (13,))
         yield Case("linear 6->11", nn.Linear(6, 11), (6,))
         yield Case("linear 9->3 no bias", nn.Linear(9, 3, bias=False), (9,))
-
-
-class ReLU(Layer):
-    """ReLU in place: a gradient passes where the output is positive, which is where the input was."""
-
-    torch_type = nn.ReLU
-
-    @classmethod
-    def lower(cls, name: str, module: nn.Module, x: Tensor) -> Lowered:
-        """Lower to act_args with one blob as input and output."""
-        node = Node(name, "act_args", (("input", BlobOf(x.name)), ("output", BlobOf(x.name))))
-        grad = gradient_name(x.name)
-        return Lowered(
-            name=name,
-            input=x,
-            output=x,
-            parameters=(),
-            nodes=(node,),
-            forward=(Call("pulp_relu_fp32_fw_cl", name, Phase.FORWARD, (x.name,), (x.name,)),),
-            backward_input=(Call("pulp_relu_fp32_bw_cl", name, Phase.BACKWARD, (x.name, grad), (grad,)),),
-        )
-
-    @staticmethod
-    def cases() -> Iterator[Case]:
-        """Yield cases."""
-        yield Case("relu 3x5x7", nn.ReLU(), (3, 5, 7))
-        yield Case("relu 1x1x1", nn.ReLU(), (1, 1, 1))
-
-
-class AvgPool(Layer):
-    """Average pooling without padding; globally, it gives (C, 1, 1)."""
-
-    torch_type = nn.AvgPool2d
-
-    @classmethod
-    def accepts(cls, module: nn.Module) -> bool:
-        """Tell whether `module` averages the whole plane, or whole windows."""
-        if isinstance(module, nn.AdaptiveAvgPool2d):
-            return module.output_size in (1, (1, 1))
-        return (
-            isinstance(module, nn.AvgPool2d)
-            and module.padding in (0, (0, 0))
-            and not module.ceil_mode
-            and module.divisor_override is None
-        )
-
-    @classmethod
-    def lower(cls, name: str, module: nn.Module, x: Tensor) -> Lowered:
-        """Lower to pool_args; the kernels are bodies that the caller forks."""
-        channels, height, width = x.shape
-        if isinstance(module, nn.AvgPool2d):
-            window_h, window_w = _pair(module.kernel_size)
-            stride_h, stride_w = _pair(module.stride)
-        else:
-            (window_h, window_w), (stride_h, stride_w) = (height, width), (1, 1)
-        y = _output(name, (channels, (height - window_h) // stride_h + 1, (width - window_w) // stride_w + 1))
-        node = Node(
-            name,
-            "pool_args",
-            (
-                ("input", BlobOf(x.name)),
-                ("output", BlobOf(y.name)),
-                ("Hker", window_h),
-                ("Wker", window_w),
-                ("Hstride", stride_h),
-                ("Wstride", stride_w),
-            ),
-        )
-        grads = (gradient_name(y.name),), (gradient_name(x.name),)
-        return Lowered(
-            name=name,
-            input=x,
-            output=y,
-            parameters=(),
-            nodes=(node,),
-            forward=(Call("pulp_avgpool_fp32_fw_cl", name, Phase.FORWARD, (x.name,), (y.name,), fork=True),),
-            backward_input=(Call("pulp_avgpool_fp32_bw_cl", name, Phase.BACKWARD, *grads, fork=True),),
-        )
-
-    @staticmethod
-    def cases() -> Iterator[Case]:
-        """Yield cases."""
-        yield Case("avgpool 11x3x5", nn.AdaptiveAvgPool2d(1), (11, 3, 5))
-        yield Case("avgpool 2x1x1", nn.AdaptiveAvgPool2d(1), (2, 1, 1))
-        yield Case("avgpool 3x7x9 2x2 s2", nn.AvgPool2d(2), (3, 7, 9))
-        yield Case("avgpool 2x6x5 3x2 s1x2", nn.AvgPool2d((3, 2), (1, 2)), (2, 6, 5))
-
-
-# The first class that accepts a module lowers it.
-LAYERS: tuple[type[Layer], ...] = (Pointwise, Depthwise, Conv2d, Linear, ReLU, AvgPool)
+        yield Case("linear 5->4 weight only", _trained(nn.Linear(5, 4), "weight"), (5,))
+        yield Case("linear 5->4 bias only", _trained(nn.Linear(5, 4), "bias"), (5,))

@@ -1,0 +1,101 @@
+"""Random nets, each from the seed in the test's name, on every target against PyTorch.
+
+TINYCLF_RANDOM_NETS=100 runs a hundred on the host under sanitizers, and a fifth of them on each other target.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import on_targets
+from random_nets import RandomNet
+from torch import nn
+
+from tinyclf.deploy import Job, emit_project, execute
+from tinyclf.targets import Target
+from tinyclf.tracing import as_module_calls
+
+SEED = 20261121
+NUM_NETS = int(os.environ.get("TINYCLF_RANDOM_NETS", "20"))
+SEEDS = range(SEED, SEED + NUM_NETS)
+OLD = 1_000_000_000  # seconds: 2001
+VARIABLES = {"host": ("SANITIZE=address,undefined", "NUM_CORES=3")}
+
+
+def _is_well_conditioned(net: RandomNet, samples: np.ndarray) -> bool:
+    """Tell whether every ReLU passes at least a hundredth of its largest input.
+
+    Where a ReLU stops all but a few values near zero, these are differences of larger ones: their rounding, PyTorch's
+    float32 included, is large beside all that is left, and no comparison says anything.
+    """
+    ratios: list[float] = []
+    traced = as_module_calls(copy.deepcopy(net).double())
+    for module in traced.modules():
+        if isinstance(module, nn.ReLU | nn.ReLU6):
+            module.register_forward_pre_hook(
+                lambda _m, x: ratios.append(float(x[0].amax() / x[0].abs().amax()) if x[0].any() else 0.0)
+            )
+    with torch.no_grad():
+        for sample in torch.from_numpy(samples).double():
+            traced(sample[None])
+    return min(ratios, default=1.0) >= 0.01
+
+
+def _job(seed: int) -> Job:
+    """Return a job for the first well-conditioned net of `seed`."""
+    for attempt in range(10):
+        rng = np.random.default_rng(seed)
+        net = RandomNet(1000 * seed + attempt).eval()
+        samples = (2 * rng.standard_normal((2, *net.input_shape))).astype(np.float32)
+        if _is_well_conditioned(net, samples):
+            break
+    return Job(
+        model=net,
+        samples=samples,
+        labels=np.eye(net.num_classes, dtype=np.float32)[rng.integers(0, net.num_classes, 2)],
+        num_steps=2,
+        learning_rate=0.01,
+        weight_decay=1e-3,
+        command="tests",
+    )
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder for the objects that are the same in every project: built once for each target."""
+    return tmp_path_factory.mktemp("kernels")
+
+
+def _check(seed: int, target: Target, project: Path, kernels: Path) -> None:
+    job = _job(seed)
+    program = emit_project(job, target, project)
+    built = kernels / target.name
+    if built.exists():  # newer than the sources, so that make does not build them again
+        shutil.copytree(built, project / "build", copy_function=shutil.copy)
+        os.utime(project / "build" / "flags", (OLD, OLD))
+    report = execute(job, program, target, project, *VARIABLES.get(target.name, ()))
+    if not built.exists():
+        shutil.copytree(project / "build", built)
+        shutil.rmtree(built / "src")
+        (built / "tinyclf.elf").unlink()
+    assert report.passed, f"seed {seed}: {[c for c in report.worst() if not c.passed]}\n{job.model}"
+    trained = [name for name, p in job.model.named_parameters() if p.requires_grad]
+    assert {f"{name}.grad" for name in trained} | set(trained) <= {c.name for c in report.comparisons}
+
+
+@on_targets("host")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_nets_pass_under_sanitizers(target: Target, seed: int, tmp_path: Path, kernels: Path) -> None:
+    _check(seed, target, tmp_path / "project", kernels)
+
+
+@on_targets("qemu", "pulp")
+@pytest.mark.parametrize("seed", SEEDS[: -(-NUM_NETS // 5)])
+def test_random_nets_pass_on_chips(target: Target, seed: int, tmp_path: Path, kernels: Path) -> None:
+    _check(seed, target, tmp_path / "project", kernels)
