@@ -64,8 +64,9 @@ def _main(rules: list[UpdateRule]) -> str:
     tables, structs = [], []
     for i, rule in enumerate(rules):
         text = _rule(rule)
-        numbers = ", ".join(str(m) for m in text["milestones"]) or "0"
-        tables.append(f"static uint64_t const milestones{i}[] = {{{numbers}}};")
+        if text["milestones"]:
+            numbers = ", ".join(str(m) for m in text["milestones"])
+            tables.append(f"static uint64_t const milestones{i}[] = {{{numbers}}};")
         fields = (f".{name} = {f'milestones{i}' if name == 'milestones' else value}" for name, value in text["fields"])
         structs.append("{" + ", ".join(fields) + "},")
     counts = ", ".join(f"{n}u" if n < 2**32 else f"{n}ull" for n in COUNTS)

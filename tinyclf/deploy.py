@@ -147,8 +147,9 @@ def require_fit(program: Program, target: Target) -> None:
     needed = memory.total + data + CODE_ALLOWANCE
     if needed > target.memory_bytes:
         fewer = "fewer --samples, " if len(program.samples) > 1 else ""
+        what = "parameters, state and arena" if program.plan.state_bytes else "parameters and arena"
         raise DoesNotFit(
-            f"training needs {needed:,} bytes (parameters and arena {memory.total:,}, samples {data:,}, code "
+            f"training needs {needed:,} bytes ({what} {memory.total:,}, samples {data:,}, code "
             f"{CODE_ALLOWANCE:,}), target {target.name} has {target.memory_bytes:,}: try {fewer}a smaller --k, a "
             "smaller --size or a narrower --arch"
         )

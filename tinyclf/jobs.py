@@ -88,13 +88,24 @@ class Need:
     num_folded: int
 
 
-def memory_of(variant: Variant, *, arch: str | None, size: int, num_classes: int, small_input: bool = False) -> Need:
-    """Plan the memory of a training step of `arch` (None: the variant's default); no data or training is needed."""
+def memory_of(
+    variant: Variant,
+    *,
+    arch: str | None,
+    size: int,
+    num_classes: int,
+    small_input: bool = False,
+    rule: UpdateRule | None = None,
+) -> Need:
+    """Plan the memory of a training step of `arch` (None: the variant's default); no data or training is needed.
+
+    `rule`: how weights are updated; None: by plain SGD.
+    """
     arch = arch or variant.default_arch
     model = build_model(arch, num_classes=num_classes, size=size, small_input=small_input)
     freeze(model, variant)
     folded = fold_batchnorm(model)
-    graph, plan, sums = _plan(folded, (3, size, size))
+    graph, plan, sums = _plan(folded, (3, size, size), rule)
     return Need(arch, graph, plan, sums, num_parameters(model), num_parameters(folded))
 
 
