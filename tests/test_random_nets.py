@@ -15,6 +15,7 @@ from conftest import on_targets
 from random_nets import RandomNet
 
 from tinyclf.deploy import Job, emit_project, execute
+from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target
 
 SEED = 20261121
@@ -31,8 +32,7 @@ def _job(seed: int) -> Job:
         samples=(2 * rng.standard_normal((2, *net.input_shape))).astype(np.float32),
         labels=np.eye(net.num_classes, dtype=np.float32)[rng.integers(0, net.num_classes, 2)],
         num_steps=2,
-        learning_rate=0.01,
-        weight_decay=1e-3,
+        rule=UpdateRule(0.01, weight_decay=1e-3),
         command="tests",
     )
 
