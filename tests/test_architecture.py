@@ -12,7 +12,7 @@ import tinyclf
 ROOT = Path(tinyclf.__file__).parent
 
 # Anyone may import these; they import nothing of tinyclf but each other.
-LEAVES = {"architectures", "errors", "files", "plugins", "resources", "variants"}
+LEAVES = {"architectures", "errors", "files", "plugins", "resources", "rules", "variants"}
 
 ALLOWED = {
     # workstation half
@@ -50,7 +50,8 @@ ALLOWED = {
     "tracing": set(),
     "layers": {"ir", "tracing"},
     "backward": {"ir", "layers"},
-    "lower": {"backward", "ir", "layers", "tracing"},
+    "updates": {"ir", "layers"},
+    "lower": {"backward", "ir", "layers", "tracing", "updates"},
     "memory": {"ir"},
     "targets": set(),
     "emit": {"ir", "memory", "targets"},

@@ -40,6 +40,34 @@ def test_memory_as_json() -> None:
     assert figures["bytes"]["parameters_trained"] == (256 * 2 + 2) * 4
 
 
+def test_memory_counts_what_an_update_keeps() -> None:
+    options = ("memory", "--variant", "LP", "--size", 32)
+    plain = json.loads(run(*options, "--json").stdout)["bytes"]
+    adam = json.loads(run(*options, "--optimizer", "adam", "--batch", 8, "--json").stdout)["bytes"]
+    trained = plain["parameters_trained"]
+    assert (plain["optimizer_state"], plain["accumulated_gradients"]) == (0, 0)
+    assert (adam["optimizer_state"], adam["accumulated_gradients"]) == (2 * trained, trained)
+    lines = run(*options, "--momentum", 0.9).stdout
+    assert re.search(rf"state of the optimizer +{trained:,}\n", lines)
+    assert "accumulated" not in lines
+
+
+@pytest.mark.target("host")
+def test_deploy_takes_every_option_of_an_update(tmp_path: Path) -> None:
+    update = "--optimizer adam --batch 2 --clip 0.5 --schedule cosine --loss mse"
+    options = ("--target", "host", "--size", 32, *update.split(), "--steps", 5, "--out", tmp_path / "p", "--execute")
+    result = run("deploy", *options)
+    assert result.exit_code == 0, result.output
+    errors = json.loads((tmp_path / "p" / "report.json").read_text())["errors"]
+    assert [e["step"] for e in errors if e["name"] == "output.bias"] == [1, 3]
+    network = (tmp_path / "p" / "src" / "network.c").read_text()
+    assert update in network.splitlines()[1]
+    assert "--lr 0.001" in network.splitlines()[1]
+    for call in ("tcl_adam_fp32", "tcl_accumulate_fp32", "tcl_clip_fp32", "pulp_MSELoss_backward"):
+        assert f"{{{call}, " in network
+    assert ".num_updates = 2," in network
+
+
 @on_targets()
 def test_deploy_executes_and_reports(
     target: Target, trained: tuple[Path, str], shifted_dir: Path, tmp_path: Path
@@ -102,6 +130,14 @@ def test_an_emitted_project_stands_alone(tmp_path: Path, monkeypatch: pytest.Mon
         ("deploy --target host --steps 0", 1, r"--steps and --samples must be at least 1"),
         ("deploy --target host --lr -1", 1, r"--lr must be above 0"),
         ("deploy --target host --lr nan", 1, r"--lr must be above 0"),
+        ("deploy --target host --optimizer adam --momentum 0.9", 1, r"momentum is of sgd, adam has its own"),
+        ("deploy --target host --momentum 1", 1, r"momentum is 1: give 0 or more, and less than 1"),
+        ("deploy --target host --batch 20", 1, r"--steps 10 are fewer than the 20 samples of a batch"),
+        ("deploy --target host --batch 0", 1, r"batch is 0: an update needs at least 1 sample"),
+        ("deploy --target host --clip -1", 1, r"clip is -1: give the largest norm"),
+        ("deploy --target host --loss hinge", 2, r"'hinge' is not one of 'cross-entropy', 'mse'"),
+        ("deploy --target host --schedule exponential", 2, r"'exponential' is not one of"),
+        ("memory --batch 0", 1, r"batch is 0"),
         (
             "deploy --target host --arch mobilenet_w9",
             1,

@@ -19,6 +19,7 @@ from tinyclf.emit import c_identifiers, emit, float_literal
 from tinyclf.errors import BadInput, DoesNotFit, ToolFailed
 from tinyclf.ir import Role
 from tinyclf.models import build_model, fold_batchnorm, freeze
+from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target, find_target, find_targets, read_results
 from tinyclf.variants import Variant
 
@@ -32,8 +33,7 @@ def _job(variant: Variant, *, size: int = 32, num_samples: int = 2, num_steps: i
         samples=rng.standard_normal((num_samples, 3, size, size)).astype(np.float32),
         labels=np.eye(2, dtype=np.float32)[np.arange(num_samples) % 2],
         num_steps=num_steps,
-        learning_rate=0.01,
-        weight_decay=1e-4,
+        rule=UpdateRule(0.01, weight_decay=1e-4),
         command="tinyclf deploy",
     )
 

@@ -18,6 +18,7 @@ from random_nets import RandomNet
 from torch import nn
 
 from tinyclf.deploy import Job, emit_project, execute
+from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target
 from tinyclf.tracing import as_module_calls
 
@@ -60,8 +61,7 @@ def _job(seed: int) -> Job:
         samples=samples,
         labels=np.eye(net.num_classes, dtype=np.float32)[rng.integers(0, net.num_classes, 2)],
         num_steps=2,
-        learning_rate=0.01,
-        weight_decay=1e-3,
+        rule=UpdateRule(0.01, weight_decay=1e-3),
         command="tests",
     )
 

@@ -16,6 +16,7 @@ from tinyclf import golden
 from tinyclf.deploy import Job, Report, emit_project, execute
 from tinyclf.golden import relative_error
 from tinyclf.models import build_model, calibrate_batchnorm, fold_batchnorm, freeze
+from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target, find_target
 from tinyclf.variants import Variant
 
@@ -33,8 +34,7 @@ def _job(arch: str, variant: Variant, *, size: int, num_steps: int, num_samples:
         samples=rng.standard_normal((num_samples, 3, size, size)).astype(np.float32),
         labels=np.eye(num_classes, dtype=np.float32)[rng.integers(0, num_classes, num_samples)],
         num_steps=num_steps,
-        learning_rate=0.01,
-        weight_decay=1e-3,
+        rule=UpdateRule(0.01, weight_decay=1e-3),
         command="tests",
     )
 
@@ -164,8 +164,7 @@ def test_cross_entropy_of_certain_predictions(target: Target, logit: float, righ
         samples=np.ones((1, 1, 1, 1), dtype=np.float32),
         labels=np.array([[0, 0, 1, 0] if right else [0, 0, 0, 1]], dtype=np.float32),
         num_steps=2,
-        learning_rate=0.1,
-        weight_decay=0.01,
+        rule=UpdateRule(0.1, weight_decay=0.01),
         command="tests",
     )
     report = execute(job, emit_project(job, target, tmp_path / "p"), target, tmp_path / "p")
@@ -176,7 +175,7 @@ def test_cross_entropy_of_certain_predictions(target: Target, logit: float, righ
 def test_a_run_that_amplifies_rounding_drifts_but_each_step_is_right(target: Target, tmp_path: Path) -> None:
     # Full training with a batch of one at this rate is chaotic: after ten steps the rounding of the first is large.
     job = _job("mobilenet_wd4", Variant("full"), size=32, num_steps=10, num_samples=4, num_classes=10)
-    job = replace(job, learning_rate=0.003)
+    job = replace(job, rule=replace(job.rule, learning_rate=0.003))
     report = execute(job, emit_project(job, target, tmp_path / "p"), target, tmp_path / "p")
     assert report.passed, [c for c in report.worst() if not c.passed]
     assert report.drifted
@@ -220,8 +219,7 @@ def test_golden_is_the_optimizer_of_torch() -> None:
         job.samples,
         job.labels,
         num_steps=3,
-        learning_rate=job.learning_rate,
-        weight_decay=job.weight_decay,
+        rule=job.rule,
     ).steps
     frozen = [name for name, p in job.model.named_parameters() if not p.requires_grad]
     assert frozen
@@ -248,8 +246,7 @@ def test_only_ties_at_the_kink_follow_the_device() -> None:
             np.ones((1, 1, 1, 1), dtype=np.float32),
             np.array([[1, 0]], dtype=np.float32),
             num_steps=1,
-            learning_rate=0.1,
-            weight_decay=0.0,
+            rule=UpdateRule(0.1),
             **options,
         )
         return trajectory.steps[0]["conv.bias.grad"] != 0, trajectory.num_ties
@@ -300,7 +297,7 @@ def test_a_wrong_update_is_found(tmp_path: Path) -> None:
     host = find_target("host")
     job = _job("fdmobilenet_wd4", Variant("FT", 1), size=32, num_steps=2, num_samples=2)
     program = emit_project(job, host, tmp_path / "project")
-    report = execute(replace(job, learning_rate=0.0101), program, host, tmp_path / "project")
+    report = execute(replace(job, rule=replace(job.rule, learning_rate=0.0101)), program, host, tmp_path / "project")
     assert not report.passed
     names = {c.name for c in report.comparisons if not c.passed}
     assert "output.bias" in names

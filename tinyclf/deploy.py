@@ -21,6 +21,7 @@ from tinyclf.files import write_text
 from tinyclf.golden import Trajectory
 from tinyclf.lower import training_graph
 from tinyclf.memory import MemoryReport, plan_memory, report
+from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target
 
 TOLERANCE = 1e-4  # of every gradient, updated weight, logit and loss: float32 against double
@@ -36,9 +37,8 @@ class Job:
     model: nn.Module
     samples: NDArray[np.float32]
     labels: NDArray[np.float32]
-    num_steps: int
-    learning_rate: float
-    weight_decay: float
+    num_steps: int  # one sample each
+    rule: UpdateRule
     command: str  # how the user asked for it; stands in the emitted headers
 
 
@@ -120,12 +120,7 @@ class Report:
 def make_program(job: Job) -> Program:
     """Lower and plan a job."""
     _, channels, height, width = job.samples.shape
-    graph = training_graph(
-        job.model,
-        input_shape=(channels, height, width),
-        learning_rate=job.learning_rate,
-        weight_decay=job.weight_decay,
-    )
+    graph = training_graph(job.model, input_shape=(channels, height, width), rule=job.rule)
     return Program(
         graph=graph,
         plan=plan_memory(graph),
@@ -152,8 +147,9 @@ def require_fit(program: Program, target: Target) -> None:
     needed = memory.total + data + CODE_ALLOWANCE
     if needed > target.memory_bytes:
         fewer = "fewer --samples, " if len(program.samples) > 1 else ""
+        what = "parameters, state and arena" if program.plan.state_bytes else "parameters and arena"
         raise DoesNotFit(
-            f"training needs {needed:,} bytes (parameters and arena {memory.total:,}, samples {data:,}, code "
+            f"training needs {needed:,} bytes ({what} {memory.total:,}, samples {data:,}, code "
             f"{CODE_ALLOWANCE:,}), target {target.name} has {target.memory_bytes:,}: try {fewer}a smaller --k, a "
             "smaller --size or a narrower --arch"
         )
@@ -236,8 +232,7 @@ def _golden(job: Job, program: Program, device: list[dict[str, NDArray[np.float3
         job.samples,
         job.labels,
         num_steps=job.num_steps,
-        learning_rate=job.learning_rate,
-        weight_decay=job.weight_decay,
+        rule=job.rule,
         kinks=kinks(program.graph),
         device_steps=device,
         tie=TOLERANCE,

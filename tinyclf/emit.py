@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyclf import __version__
-from tinyclf.ir import BlobOf, Call, DataOf, Field, Graph, Node, Phase, Role, Tensor, gradient_name
+from tinyclf.ir import PERSISTENT, BlobOf, Call, DataOf, Field, Graph, Node, Phase, Role, RuleOf, Tensor, gradient_name
 from tinyclf.memory import MemoryPlan
 from tinyclf.resources import resource_dir
+from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target
 
 Array = NDArray[np.float32]
@@ -170,14 +171,15 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
     blob_ids = dict(zip(blobs, c_identifiers([_blob_name(*b) for b in blobs]).values(), strict=True))
 
     def place(tensor: Tensor) -> str:
-        block = "tcl_parameters" if tensor.role is Role.PARAMETER else "arena"
-        return f"{block} + {program.plan.offsets[tensor.name] // 4}"
+        return f"{_block(tensor)} + {program.plan.offsets[tensor.name] // 4}"
 
     def text(value: Field) -> str:
         if isinstance(value, BlobOf):
             return f"&blob_{blob_ids[value.tensor, _gradient_of(value, graph)]}"
         if isinstance(value, DataOf):
             return place(graph.by_name[value.tensor])
+        if isinstance(value, RuleOf):
+            return "&rule"
         if value is None:
             return "NULL"
         return float_literal(value) if isinstance(value, float) else str(value)
@@ -186,8 +188,12 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
         fields = [(name, text(value)) for name, value in node.fields]
         return {"id": f"args_{node_ids[node.name]}", "struct": node.struct, "fields": fields, "name": node.name}
 
+    has_rule = any(isinstance(value, RuleOf) for node in graph.nodes for _, value in node.fields)
     return {
         "arena_size": program.plan.arena_bytes // 4,
+        "state_size": program.plan.state_bytes // 4,
+        "rule": _rule(graph.rule) if graph.rule and has_rule else None,
+        "num_calls_within_batch": graph.num_calls_within_batch,
         "blobs": [
             _blob(graph.by_name[name], blob_ids[name, grad], graph.by_name[grad] if grad else None, place)
             for name, grad in blobs
@@ -201,6 +207,42 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
             for t in graph.tensors_of(role)
         ],
     }
+
+
+def _block(tensor: Tensor) -> str:
+    """Return the C name of the array that holds a tensor."""
+    if tensor.role in PERSISTENT:
+        return "tcl_state"
+    return "tcl_parameters" if tensor.role is Role.PARAMETER else "arena"
+
+
+def _rule(rule: UpdateRule) -> dict[str, Any]:
+    """Return the fields of struct tcl_rule that are constant and not 0, as text, and the step schedule's milestones."""
+    values: dict[str, float | int] = {
+        "learning_rate": rule.learning_rate,
+        "weight_decay": rule.weight_decay,
+        "clip": rule.clip,
+        "batch": rule.batch,
+        "warmup": rule.warmup,
+    }
+    if rule.optimizer == "adam":
+        values |= {"rest1": 1 - rule.beta1, "rest2": 1 - rule.beta2, "epsilon": rule.epsilon}
+        values |= {"log_beta1": _log(rule.beta1), "log_beta2": _log(rule.beta2)}
+    else:
+        values["momentum"] = rule.momentum
+    if rule.schedule == "cosine":
+        values |= {"cosine": 1, "num_updates": rule.num_updates}
+    milestones = rule.steps_down if rule.schedule == "step" else ()
+    fields = [(name, float_literal(v) if isinstance(v, float) else str(v)) for name, v in values.items() if v]
+    if milestones:
+        fields += [("gamma", float_literal(rule.gamma)), ("num_milestones", str(len(milestones)))]
+        fields.append(("milestones", "milestones"))
+    return {"fields": fields, "milestones": milestones}
+
+
+def _log(beta: float) -> float:
+    """Return the logarithm of `beta`; of 0 one so low that its exponential is 0 in float32."""
+    return math.log(beta) if beta else -1e3
 
 
 def _gradient_of(field: BlobOf, graph: Graph) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from tinyclf.rules import UpdateRule
 from tinyclf.tracing import as_module_calls
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -103,10 +104,56 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return target.sum() * torch.log1p(z.exp().sum()) - (target[others] * z).sum()
 
 
+_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "mse": nn.functional.mse_loss,
+}
+
+
 def _set(parameters: Mapping[str, nn.Parameter], values: Arrays) -> None:
+    """Set the parameters to the values that a step reported; in the midst of a batch it reports none."""
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(torch.from_numpy(np.array(values[name])))
+            if name in values:
+                parameter.copy_(torch.from_numpy(np.array(values[name])))
+
+
+def _optimizer(rule: UpdateRule, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    if rule.optimizer == "adam":
+        betas = (rule.beta1, rule.beta2)
+        return torch.optim.Adam(
+            parameters, lr=rule.learning_rate, betas=betas, eps=rule.epsilon, weight_decay=rule.weight_decay
+        )
+    return torch.optim.SGD(parameters, lr=rule.learning_rate, momentum=rule.momentum, weight_decay=rule.weight_decay)
+
+
+class _Update:
+    """The updates of a run by torch's own optimizers, fed with the gradient of one sample after the other."""
+
+    def __init__(self, rule: UpdateRule, trained: Mapping[str, nn.Parameter]) -> None:
+        self._rule = rule
+        self._parameters = list(trained.values())
+        self._optimizer = _optimizer(rule, self._parameters)
+        self._sums = [torch.zeros_like(p) for p in self._parameters]
+        self._num_samples = 0
+
+    def take(self) -> bool:
+        """Take in the parameters' `grad`; update them if that completes a batch, and tell whether it did."""
+        for parameter, total in zip(self._parameters, self._sums, strict=True):
+            assert parameter.grad is not None
+            total += parameter.grad
+        self._num_samples += 1
+        if self._num_samples % self._rule.batch:
+            return False
+        for parameter, total in zip(self._parameters, self._sums, strict=True):
+            parameter.grad = total / self._rule.batch
+            total.zero_()
+        if self._rule.clip:
+            nn.utils.clip_grad_norm_(self._parameters, self._rule.clip)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rule.rate(self._num_samples // self._rule.batch - 1)
+        self._optimizer.step()
+        return True
 
 
 @dataclass(frozen=True)
@@ -123,8 +170,7 @@ def training_steps(
     labels: NDArray[np.float32],
     *,
     num_steps: int,
-    learning_rate: float,
-    weight_decay: float,
+    rule: UpdateRule,
     kinks: Mapping[str, str] | None = None,
     device_steps: Sequence[Arrays] = (),
     tie: float = 0.0,
@@ -136,9 +182,8 @@ def training_steps(
         model: parameters with `requires_grad` are trained.
         samples: (N, C, H, W), taken in turn.
         labels: (N, classes), probabilities.
-        num_steps: SGD steps with cross entropy.
-        learning_rate: of SGD.
-        weight_decay: of SGD.
+        num_steps: one sample each.
+        rule: how the weights are updated.
         kinks: for layers that gradients pass and whose derivative jumps (ReLU, ReLU6, maximum pooling; names as in
             `as_module_calls`), the name to give what tells on which side they were: the output, of a pooling the input.
         device_steps: what the device reported, by those names; ties at a jump are resolved as it did.
@@ -149,8 +194,8 @@ def training_steps(
 
     Returns:
         for each step the "logits", the "loss" (1), the values of `kinks`, each trained parameter's gradient as
-        "<parameter>.grad" and its value after the update. Double precision makes a difference the device's rounding,
-        not this function's.
+        "<parameter>.grad", that of this sample alone, and in steps that complete a batch its value after the update.
+        Double precision makes a difference the device's rounding, not this function's.
     """
     model = as_module_calls(copy.deepcopy(model).double().eval())
     names = kinks or {}
@@ -158,7 +203,7 @@ def training_steps(
     for name, layer in layers.items():
         model.set_submodule(name, layer)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.SGD(trained.values(), lr=learning_rate, weight_decay=weight_decay)
+    update = _Update(rule, trained)
     steps = []
     for step in range(num_steps):
         if follow and step > 0:
@@ -172,16 +217,16 @@ def training_steps(
         if follow and LOGITS in device_steps[step]:
             # Rounding of large logits moves exp() far: loss and gradients are judged from the device's logits.
             seen = logits + (torch.from_numpy(np.array(device_steps[step][LOGITS])) - logits.detach())
-        loss = cross_entropy(seen, torch.from_numpy(labels[i]).double())
-        optimizer.zero_grad()
+        loss = _LOSSES[rule.loss](seen, torch.from_numpy(labels[i]).double())
+        model.zero_grad()
         torch.autograd.backward(loss)
         values = {LOGITS: logits.detach().numpy(), LOSS: loss.detach().numpy().reshape(1)}
         values |= {name: layers[layer].result.numpy() for layer, name in names.items()}
         for name, parameter in trained.items():
             assert parameter.grad is not None
             values[f"{name}.grad"] = parameter.grad.numpy().copy()
-        optimizer.step()
-        values |= {name: parameter.detach().numpy().copy() for name, parameter in trained.items()}
+        if update.take():
+            values |= {name: parameter.detach().numpy().copy() for name, parameter in trained.items()}
         steps.append(values)
     return Trajectory(tuple(steps), sum(layer.num_ties for layer in layers.values()))
 

@@ -7,6 +7,8 @@ from enum import Enum
 from functools import cached_property
 from math import prod
 
+from tinyclf.rules import UpdateRule
+
 DTYPE_BYTES = {"float32": 4}
 
 
@@ -19,6 +21,11 @@ class Role(Enum):
     ACTIVATION = "activation"
     GRADIENT = "gradient"
     SCRATCH = "scratch"
+    STATE = "optimizer state"  # kept from step to step, zero before the first
+    ACCUMULATED = "accumulated gradient"  # kept from step to step of a batch
+
+
+PERSISTENT = (Role.STATE, Role.ACCUMULATED)  # in a block of their own, not in the arena
 
 
 class Phase(Enum):
@@ -69,7 +76,12 @@ class DataOf:
     tensor: str
 
 
-Field = BlobOf | DataOf | int | float | None
+@dataclass(frozen=True)
+class RuleOf:
+    """A field of an args struct that points to the graph's update rule."""
+
+
+Field = BlobOf | DataOf | RuleOf | int | float | None
 
 
 @dataclass(frozen=True)
@@ -99,12 +111,24 @@ class Call:
 
 @dataclass(frozen=True)
 class Graph:
-    """One training step. `outputs` can still be read when it is over."""
+    """One training step. `outputs` can still be read when it is over.
+
+    `rule` is how weights are updated, None where nothing is. If its batch is more than 1, the update calls are the last
+    ones, and only every batch-th step does them.
+    """
 
     tensors: tuple[Tensor, ...]
     nodes: tuple[Node, ...]
     calls: tuple[Call, ...]
     outputs: tuple[str, ...] = ()
+    rule: UpdateRule | None = None
+
+    @property
+    def num_calls_within_batch(self) -> int:
+        """Count the calls of a step that does not complete a batch."""
+        if self.rule is None or self.rule.batch == 1:
+            return len(self.calls)
+        return sum(call.phase is not Phase.UPDATE for call in self.calls)
 
     @cached_property
     def by_name(self) -> dict[str, Tensor]:
@@ -124,7 +148,7 @@ def gradient_name(tensor: str) -> str:
 def check(graph: Graph) -> None:
     """Assert that names are unique and known, and that nothing is read before it is written.
 
-    Inputs, labels and parameters hold values before the first call.
+    Inputs, labels, parameters and what is kept from step to step hold values before the first call.
     """
     assert len(graph.by_name) == len(graph.tensors), "two tensors share a name"
     nodes = {n.name: n for n in graph.nodes}
@@ -135,7 +159,11 @@ def check(graph: Graph) -> None:
                 assert value.tensor in graph.by_name, f"{node.name}.{field}: unknown tensor {value.tensor}"
             if isinstance(value, BlobOf) and value.gradient:
                 assert value.gradient in graph.by_name, f"{node.name}.{field}: unknown tensor {value.gradient}"
-    written = {t.name for t in graph.tensors_of(Role.INPUT, Role.LABEL, Role.PARAMETER)}
+    sample_calls = graph.calls[: graph.num_calls_within_batch]
+    assert len(sample_calls) == len(graph.calls) or all(c.phase is not Phase.UPDATE for c in sample_calls), (
+        "an update call stands before the end of the batch"
+    )
+    written = {t.name for t in graph.tensors_of(Role.INPUT, Role.LABEL, Role.PARAMETER, *PERSISTENT)}
     for call in graph.calls:
         assert call.node in nodes, f"{call.kernel}: unknown node {call.node}"
         for name in (*call.reads, *call.writes):

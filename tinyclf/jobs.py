@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,7 @@ from tinyclf.models import (
     num_macs,
     num_parameters,
 )
+from tinyclf.rules import UpdateRule
 from tinyclf.runs import load_run
 from tinyclf.targets import Target
 from tinyclf.variants import Variant
@@ -38,6 +38,7 @@ from tinyclf.variants import Variant
 DEFAULT_SAMPLES = 4
 # Steps of one sample through all of a net soon diverge at a rate that suits its last layers.
 DEFAULT_RATE, DEFAULT_RATE_FULL = 0.01, 0.001
+DEFAULT_RATE_ADAM = 0.001  # torch's; an update moves each weight by about as much
 NUM_CALIBRATION_IMAGES = 16
 
 
@@ -64,6 +65,12 @@ class Request:
     learning_rate: float | None
     weight_decay: float
     seed: int
+    optimizer: str = "sgd"
+    momentum: float = 0.0
+    batch: int = 1
+    clip: float = 0.0
+    schedule: str = "constant"
+    loss: str = "cross_entropy"
 
 
 @dataclass(frozen=True)
@@ -81,13 +88,24 @@ class Need:
     num_folded: int
 
 
-def memory_of(variant: Variant, *, arch: str | None, size: int, num_classes: int, small_input: bool = False) -> Need:
-    """Plan the memory of a training step of `arch` (None: the variant's default); no data or training is needed."""
+def memory_of(
+    variant: Variant,
+    *,
+    arch: str | None,
+    size: int,
+    num_classes: int,
+    small_input: bool = False,
+    rule: UpdateRule | None = None,
+) -> Need:
+    """Plan the memory of a training step of `arch` (None: the variant's default); no data or training is needed.
+
+    `rule`: how weights are updated; None: by plain SGD.
+    """
     arch = arch or variant.default_arch
     model = build_model(arch, num_classes=num_classes, size=size, small_input=small_input)
     freeze(model, variant)
     folded = fold_batchnorm(model)
-    graph, plan, sums = _plan(folded, (3, size, size))
+    graph, plan, sums = _plan(folded, (3, size, size), rule)
     return Need(arch, graph, plan, sums, num_parameters(model), num_parameters(folded))
 
 
@@ -155,9 +173,11 @@ def _lowered(model: nn.Module, *, size: int) -> tuple[nn.Module, str]:
     return model, ""
 
 
-def _plan(folded: nn.Module, input_shape: tuple[int, int, int]) -> tuple[Graph, MemoryPlan, MemoryReport]:
+def _plan(
+    folded: nn.Module, input_shape: tuple[int, int, int], rule: UpdateRule | None = None
+) -> tuple[Graph, MemoryPlan, MemoryReport]:
     """Plan a training step; no byte of it depends on the learning rate."""
-    graph = training_graph(folded, input_shape=input_shape, learning_rate=DEFAULT_RATE)
+    graph = training_graph(folded, input_shape=input_shape, rule=rule)
     plan = plan_memory(graph)
     return graph, plan, report(graph, plan)
 
@@ -182,28 +202,60 @@ def make_job(request: Request) -> Job:
         model, variant, images, labels, command = _from_run(request, request.from_run)
     else:
         model, variant, images, labels, command = _random(request)
-    rate = request.learning_rate or (DEFAULT_RATE_FULL if variant.trains_everything else DEFAULT_RATE)
+    rule = _rule(request, variant)
     folded = fold_batchnorm(model)
     num_classes = head_layer(folded).weight.shape[0]
-    num = _num_samples(request, folded, images)
+    num = _num_samples(request, folded, images, rule)
     return Job(
         model=folded,
         samples=images[:num],
         labels=np.eye(num_classes, dtype=np.float32)[labels[:num]],
         num_steps=request.num_steps,
-        learning_rate=rate,
-        weight_decay=request.weight_decay,
-        command=f"{command} --steps {request.num_steps} --samples {num} --lr {rate:g} "
-        f"--weight-decay {request.weight_decay:g} --seed {request.seed}",
+        rule=rule,
+        command=f"{command} --steps {request.num_steps} --samples {num} --lr {rule.learning_rate:g} "
+        f"--weight-decay {rule.weight_decay:g}{_rule_options(rule)} --seed {request.seed}",
     )
+
+
+def _rule(request: Request, variant: Variant) -> UpdateRule:
+    """Return how the request's weights are updated.
+
+    Raises:
+        BadInput: a value is out of its range, or the steps are too few for an update.
+    """
+    small = DEFAULT_RATE_ADAM if request.optimizer == "adam" else DEFAULT_RATE
+    rate = small if request.learning_rate is None else request.learning_rate
+    if request.learning_rate is None and variant.trains_everything:
+        rate = DEFAULT_RATE_FULL
+    if request.num_steps < request.batch:
+        raise BadInput(
+            f"--steps {request.num_steps} are fewer than the {request.batch} samples of a batch: nothing is updated"
+        )
+    return UpdateRule(
+        rate,
+        weight_decay=request.weight_decay,
+        optimizer=request.optimizer,
+        momentum=request.momentum,
+        batch=request.batch,
+        clip=request.clip,
+        schedule=request.schedule,
+        num_updates=request.num_steps // max(request.batch, 1),
+        loss=request.loss,
+    )
+
+
+def _rule_options(rule: UpdateRule) -> str:
+    """Return the options that ask for `rule`, but for those that have their default."""
+    usual = UpdateRule(rule.learning_rate)
+    names = ("optimizer", "momentum", "batch", "clip", "schedule", "loss")
+    given = {name: getattr(rule, name) for name in names if getattr(rule, name) != getattr(usual, name)}
+    return "".join(f" --{name} {str(value).replace('_', '-')}" for name, value in given.items())
 
 
 def _check(request: Request) -> None:
     if request.num_steps < 1 or (request.num_samples is not None and request.num_samples < 1):
         raise BadInput("--steps and --samples must be at least 1")
-    rate = request.learning_rate
-    if (rate is not None and not 0 < rate < inf) or not 0 <= request.weight_decay < inf:
-        raise BadInput("--lr must be above 0 and --weight-decay not below")
+    _rule(request, request.variant or Variant("LP"))
     if request.from_run and (request.arch or request.size or request.num_classes):
         raise BadInput("--from RUN already says architecture, size and classes: leave out --arch, --size and --classes")
     if request.data and not request.from_run:
@@ -255,11 +307,11 @@ def _most_samples(request: Request) -> int:
     return request.num_samples or min(request.num_steps, DEFAULT_SAMPLES)
 
 
-def _num_samples(request: Request, model: nn.Module, images: NDArray[np.float32]) -> int:
+def _num_samples(request: Request, model: nn.Module, images: NDArray[np.float32], rule: UpdateRule) -> int:
     """Return how many of `images` to link in: as asked for, else as many as fit the target."""
     if request.num_samples or request.target.memory_bytes is None:
         return len(images)
     _, channels, height, width = images.shape
-    _, _, memory = _plan(model, (channels, height, width))
+    _, _, memory = _plan(model, (channels, height, width), rule)
     fitting = num_fitting_samples(memory, images[0].nbytes, request.target.memory_bytes)
     return min(len(images), max(fitting, 1))  # that one fits is checked later

@@ -17,7 +17,9 @@ from tinyclf.backward import Backward, shared_tensors, values_with_gradient
 from tinyclf.errors import BadInput, Unsupported
 from tinyclf.ir import BlobOf, Call, DataOf, Field, Graph, Node, Phase, Role, Tensor, check, gradient_name
 from tinyclf.layers import LAYERS, Lowered
+from tinyclf.rules import UpdateRule
 from tinyclf.tracing import Add, as_module_calls, shapes
+from tinyclf.updates import Updates
 
 # What only gives a tensor another shape, or nothing in use. In CHW layout a flattened tensor is the same bytes.
 _SHAPE_METHODS = {"view", "reshape", "flatten", "contiguous"}
@@ -25,16 +27,23 @@ _SHAPE_MODULES = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d)
 
 
 def training_graph(
-    model: nn.Module, *, input_shape: tuple[int, int, int], learning_rate: float, weight_decay: float = 0.0
+    model: nn.Module,
+    *,
+    input_shape: tuple[int, int, int],
+    rule: UpdateRule | None = None,
+    learning_rate: float = 0.01,
+    weight_decay: float = 0.0,
 ) -> Graph:
-    """Lower one SGD step on one sample (C, H, W) with cross entropy; parameters with `requires_grad` are trained.
+    """Lower one training step on one sample (C, H, W); parameters with `requires_grad` are trained as `rule` says.
 
     The model must be made of layers and sums, end in logits (N, classes), and have its BatchNorm folded.
+    `learning_rate` and `weight_decay` are those of plain SGD with cross entropy, where no rule is given.
 
     Raises:
         Unsupported: a layer that no class of `layers` accepts, by name, or another computation.
         BadInput: nothing is trained.
     """
+    updates = Updates(rule or UpdateRule(learning_rate, weight_decay))
     image = Tensor("input", input_shape, Role.INPUT)
     layers = lower_layers(model, image)
     needed = values_with_gradient(layers)
@@ -55,18 +64,18 @@ def training_graph(
         nodes |= {node.name: node for node in backward.forward_nodes(layer)}
         calls += backward.forward(layer)
     tensors[logits.name] = logits
-    calls += _loss_calls(logits, label, loss, backward.start(last))
+    calls += _loss_calls(updates.rule, logits, label, loss, backward.start(last))
     for layer in reversed([layer for layer in layers if layer.output.name in needed]):
         calls += backward.through(layer)
         if layer.trained:
             tensors |= {name: Tensor(name, p.shape, Role.GRADIENT) for name, p in _parameter_gradients(layer)}
-            node, update = _update(layer, learning_rate, weight_decay)
-            nodes[node.name] = node
             # The input gradient needs the weights of this step: the update comes last.
-            calls.append(update)
-    tensors |= backward.tensors
-    nodes |= backward.nodes
-    graph = Graph(tuple(tensors.values()), tuple(nodes.values()), tuple(calls), outputs=(logits.name, loss.name))
+            calls += updates.after(layer)
+    calls += updates.at_end()
+    tensors |= backward.tensors | updates.tensors
+    nodes |= updates.nodes | backward.nodes
+    outputs = (logits.name, loss.name)
+    graph = Graph(tuple(tensors.values()), tuple(nodes.values()), tuple(calls), outputs, updates.rule)
     check(graph)
     return graph
 
@@ -194,28 +203,16 @@ def _loss_node(logits: Tensor, label: Tensor, loss: Tensor) -> Node:
     return Node("loss", "loss_args", fields)
 
 
-def _loss_calls(logits: Tensor, label: Tensor, loss: Tensor, grad: str) -> list[Call]:
+_LOSS_KERNELS = {
+    "cross_entropy": ("pulp_CrossEntropyLoss", "pulp_CrossEntropyLoss_backward"),
+    "mse": ("pulp_MSELoss", "pulp_MSELoss_backward"),
+}
+
+
+def _loss_calls(rule: UpdateRule, logits: Tensor, label: Tensor, loss: Tensor, grad: str) -> list[Call]:
     reads = (logits.name, label.name)
+    forward, backward = _LOSS_KERNELS[rule.loss]
     return [
-        Call("pulp_CrossEntropyLoss", "loss", Phase.LOSS, reads, (loss.name,)),
-        Call("pulp_CrossEntropyLoss_backward", "loss", Phase.BACKWARD, reads, (grad,)),
+        Call(forward, "loss", Phase.LOSS, reads, (loss.name,)),
+        Call(backward, "loss", Phase.BACKWARD, reads, (grad,)),
     ]
-
-
-def _update(layer: Lowered, learning_rate: float, weight_decay: float) -> tuple[Node, Call]:
-    """Return the node and the call that update a layer's trained parameters where they are."""
-    first, *second = layer.trained  # to the kernel any parameter can be the weights or the biases
-    more: tuple[tuple[str, Field], ...] = (("biases", BlobOf(second[0].name)), ("use_biases", 1)) if second else ()
-    node = Node(
-        f"{layer.name}.sgd",
-        "optim_args",
-        (
-            ("weights", BlobOf(first.name)),
-            ("learning_rate", learning_rate),
-            ("weight_decay_lambda", weight_decay),
-            *more,
-        ),
-    )
-    names = tuple(p.name for p in layer.trained)
-    reads = (*names, *(gradient_name(n) for n in names))
-    return node, Call("pulp_gradient_descent_fp32", node.name, Phase.UPDATE, reads, names, fork=True)

@@ -1,7 +1,8 @@
 """Where every byte of a training step lies: lifetimes, placement in one arena, an independent checker, the report.
 
 Time is counted in calls. A tensor lives from the call that first writes it to the one that last reads it, half-open:
-[first, last + 1). Inputs and labels live from the start, outputs to the end. Parameters live always, outside the arena.
+[first, last + 1). Inputs and labels live from the start, outputs to the end. Parameters, and what is kept from step to
+step (optimizer state, accumulated gradients), live always, outside the arena.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from tinyclf.errors import BadInput
 from tinyclf.files import write_whole
-from tinyclf.ir import Graph, Phase, Role, Tensor
+from tinyclf.ir import PERSISTENT, Graph, Phase, Role, Tensor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,18 +51,23 @@ class Placement:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The arena's placements, and the parameters' offsets in a block of their own (trained first). All in bytes."""
+    """The arena's placements, and offsets in two blocks of their own: the parameters (trained first), the state.
+
+    The state is what is kept from step to step beside the parameters. All in bytes.
+    """
 
     placements: tuple[Placement, ...]
     parameter_offsets: tuple[tuple[str, int], ...]
     arena_bytes: int
     parameter_bytes: int
     max_live: int
+    state_offsets: tuple[tuple[str, int], ...] = ()
+    state_bytes: int = 0
 
     @cached_property
     def offsets(self) -> dict[str, int]:
         """Return the offset of every tensor, in its own block."""
-        return {p.tensor.name: p.offset for p in self.placements} | dict(self.parameter_offsets)
+        return {p.tensor.name: p.offset for p in self.placements} | dict(self.parameter_offsets + self.state_offsets)
 
     @property
     def peak(self) -> int:
@@ -74,7 +80,7 @@ def _aligned(num_bytes: int) -> int:
 
 
 def lifetimes(graph: Graph) -> list[Lifetime]:
-    """Return the lifetime of every tensor that is not a parameter, in the graph's order."""
+    """Return the lifetime of every tensor of the arena, in the graph's order."""
     first: dict[str, int] = {t.name: 0 for t in graph.tensors_of(Role.INPUT, Role.LABEL)}
     stop: dict[str, int] = {}
     for step, call in enumerate(graph.calls):
@@ -83,7 +89,7 @@ def lifetimes(graph: Graph) -> list[Lifetime]:
         for name in (*call.reads, *call.writes):
             stop[name] = step + 1
     stop.update({name: len(graph.calls) for name in graph.outputs})
-    arena = [t for t in graph.tensors if t.role is not Role.PARAMETER and t.name in first]
+    arena = [t for t in graph.tensors if t.role not in (Role.PARAMETER, *PERSISTENT) and t.name in first]
     return [Lifetime(t, first[t.name], stop.get(t.name, 1)) for t in arena]
 
 
@@ -134,18 +140,25 @@ def _peak(placements: Iterable[Placement]) -> int:
 
 
 def plan_memory(graph: Graph) -> MemoryPlan:
-    """Place every tensor of `graph` in one arena, greedily, and the parameters behind each other; then check it."""
+    """Place every tensor of `graph` in one arena, greedily, parameters and state behind each other; then check it."""
     spans = lifetimes(graph)
     bound = max_live(spans)
     placements = _place_best(spans, bound)
-    parameters = sorted(graph.tensors_of(Role.PARAMETER), key=lambda t: not t.trained)
-    offsets, end = [], 0
-    for tensor in parameters:
-        offsets.append((tensor.name, end))
-        end = _aligned(end + tensor.num_bytes)
-    plan = MemoryPlan(placements, tuple(offsets), _aligned(_peak(placements)), end, bound)
+    parameters, parameter_bytes = _in_a_row(sorted(graph.tensors_of(Role.PARAMETER), key=lambda t: not t.trained))
+    state, state_bytes = _in_a_row(graph.tensors_of(*PERSISTENT))
+    arena_bytes = _aligned(_peak(placements))
+    plan = MemoryPlan(placements, parameters, arena_bytes, parameter_bytes, bound, state, state_bytes)
     check_plan(graph, plan)
     return plan
+
+
+def _in_a_row(tensors: Iterable[Tensor]) -> tuple[tuple[tuple[str, int], ...], int]:
+    """Place tensors behind each other; return the offset of each by name, and the bytes of all."""
+    offsets, end = [], 0
+    for tensor in tensors:
+        offsets.append((tensor.name, end))
+        end = _aligned(end + tensor.num_bytes)
+    return tuple(offsets), end
 
 
 def check_plan(graph: Graph, plan: MemoryPlan) -> None:
@@ -169,7 +182,7 @@ def check_plan(graph: Graph, plan: MemoryPlan) -> None:
     def read(name: str, reader: str) -> None:
         assert name in owner, f"{reader} reads {name}, whose bytes were overwritten"
 
-    in_arena = {t.name for t in graph.tensors if t.role is not Role.PARAMETER}
+    in_arena = {t.name for t in graph.tensors if t.role not in (Role.PARAMETER, *PERSISTENT)}
     for tensor in graph.tensors_of(Role.INPUT, Role.LABEL):
         write(tensor.name)
         # Samples are loaded before the first call: all of them must hold together.
@@ -186,21 +199,22 @@ def check_plan(graph: Graph, plan: MemoryPlan) -> None:
             read(name, reader)  # a call's operands must not overlap: kernels read while they write
     for name in graph.outputs:
         read(name, "the end of the step")
-    _check_parameters(graph, plan)
+    _check_row(plan, graph.tensors_of(Role.PARAMETER), plan.parameter_bytes, what="parameters")
+    _check_row(plan, graph.tensors_of(*PERSISTENT), plan.state_bytes, what="tensors of the state")
 
 
-def _check_parameters(graph: Graph, plan: MemoryPlan) -> None:
-    spans = sorted((plan.offsets[t.name], t.num_bytes) for t in graph.tensors_of(Role.PARAMETER))
+def _check_row(plan: MemoryPlan, tensors: Iterable[Tensor], block_bytes: int, *, what: str) -> None:
     end = 0
-    for offset, num_bytes in spans:
-        assert offset >= end, "two parameters overlap"
+    for offset, num_bytes in sorted((plan.offsets[t.name], t.num_bytes) for t in tensors):
+        assert offset >= end, f"two {what} overlap"
+        assert offset % ALIGNMENT == 0, f"one of the {what} is not aligned"
         end = offset + num_bytes
-    assert end <= plan.parameter_bytes, "the parameters end behind their block"
+    assert end <= block_bytes, f"the {what} end behind their block"
 
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """Bytes of one training step on one sample.
+    """Bytes of one training step on one sample, with what is kept from step to step.
 
     Activations (with the input), gradients and buffers share the arena over time: `*_at_peak` are theirs at the moment
     when most bytes are live, `*_most` the most that each needs at any moment.
@@ -220,6 +234,8 @@ class MemoryReport:
     naive_activations: int
     naive_gradients: int
     naive_total: int
+    optimizer_state: int = 0
+    accumulated_gradients: int = 0
 
     def to_dict(self) -> dict[str, int]:
         """Return the figures by name."""
@@ -259,10 +275,12 @@ def report(graph: Graph, plan: MemoryPlan) -> MemoryReport:
         **most,
         peak=plan.peak,
         max_live=plan.max_live,
-        total=plan.parameter_bytes + plan.arena_bytes,
+        total=plan.parameter_bytes + plan.state_bytes + plan.arena_bytes,
         naive_activations=naive,
         naive_gradients=trained,
         naive_total=frozen + trained + naive + trained,
+        optimizer_state=sum(t.num_bytes for t in graph.tensors_of(Role.STATE)),
+        accumulated_gradients=sum(t.num_bytes for t in graph.tensors_of(Role.ACCUMULATED)),
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from tinyclf.cli.program import FOLDER, main
+from tinyclf.rules import LOSSES, OPTIMIZERS, SCHEDULES, UpdateRule
 from tinyclf.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -43,6 +44,33 @@ class _TargetName(_ParamType):
         return find_targets()[value]
 
 
+class _Dashed(click.Choice):  # type: ignore[type-arg]  # not generic in click below 8.2
+    """A choice among names, with "-" for "_" on the command line."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__([name.replace("_", "-") for name in names])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value, param, ctx).replace("-", "_")
+
+
+def _rule_options(command: F) -> F:
+    """Add the options of an update that decide what is kept in memory from step to step."""
+    for option in (
+        click.option(
+            "--batch",
+            type=int,
+            default=1,
+            show_default=True,
+            help="Samples per update, of the mean of their gradients.",
+        ),
+        click.option("--momentum", type=float, default=0.0, show_default=True, help="Momentum, for sgd."),
+        click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True, help="Optimizer."),
+    ):
+        command = option(command)
+    return command
+
+
 def _variant_option(default: str | None) -> Callable[[F], F]:
     return click.option(
         "--variant",
@@ -63,6 +91,7 @@ def _variant_option(default: str | None) -> Callable[[F], F]:
 @click.option("--arch", metavar="NAME", help="Architecture. Default: mobilenet_wd4, for FD fdmobilenet_wd4.")
 @click.option("--size", type=int, default=128, show_default=True, help="Width and height of the image in pixels.")
 @click.option("--classes", "num_classes", type=int, default=2, show_default=True, help="Number of classes.")
+@_rule_options
 @click.option("--csv", "csv_file", type=FOLDER, metavar="FILE", help="Write the lifetime of every tensor as CSV.")
 @click.option("--plot", "plot_file", type=FOLDER, metavar="FILE", help="Draw the lifetimes (PNG, PDF or SVG).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -72,6 +101,9 @@ def memory(
     arch: str | None,
     size: int,
     num_classes: int,
+    optimizer: str,
+    momentum: float,
+    batch: int,
     csv_file: Path | None,
     plot_file: Path | None,
     as_json: bool,
@@ -81,6 +113,7 @@ def memory(
     \b
     Example:
       tinyclf memory --variant FT --k 2
+      tinyclf memory --variant FT --k 2 --optimizer adam --batch 8
       tinyclf memory --variant LP --arch fdmobilenet_wd4 --size 96 --plot memory.png
     """
     from tinyclf.files import write_text
@@ -89,7 +122,8 @@ def memory(
     from tinyclf.variants import Variant
 
     what = Variant(variant, k=k)
-    need = memory_of(what, arch=arch, size=size, num_classes=num_classes)
+    rule = UpdateRule(0.01, optimizer=optimizer, momentum=momentum, batch=batch)
+    need = memory_of(what, arch=arch, size=size, num_classes=num_classes, rule=rule)
     title = f"{need.arch} {what.label}, {size}x{size}, {num_classes} classes"
     if csv_file:
         write_text(csv_file, lifetimes_csv(need.graph, need.plan))
@@ -124,6 +158,8 @@ def _memory_lines(r: MemoryReport) -> list[str]:
         row("  gradients, at peak", r.gradients_at_peak, r.gradients_most),
         row("  buffers (label), at peak", r.buffers_at_peak, r.buffers_most),
         row("  lower bound of the peak", r.max_live),
+        *([row("state of the optimizer", r.optimizer_state)] if r.optimizer_state else []),
+        *([row("gradients accumulated over a batch", r.accumulated_gradients)] if r.accumulated_gradients else []),
         row("total, as linked", r.total),
         "",
         "  A naive summary keeps every output and gradient:",
@@ -150,8 +186,14 @@ def _memory_lines(r: MemoryReport) -> list[str]:
 @click.option(
     "--samples", "num_samples", type=int, help="Samples to link in, taken in turn. Default: up to 4, as many as fit."
 )
-@click.option("--lr", "learning_rate", type=float, help="Learning rate of SGD. Default: 0.01, for full training 0.001.")
-@click.option("--weight-decay", type=float, default=0.0, show_default=True, help="Weight decay of SGD.")
+@click.option(
+    "--lr", "learning_rate", type=float, help="Learning rate. Default: 0.01; for full training and for adam 0.001."
+)
+@click.option("--weight-decay", type=float, default=0.0, show_default=True, help="Weight decay.")
+@_rule_options
+@click.option("--clip", type=float, default=0.0, show_default=True, help="Largest norm of the gradient; 0: no limit.")
+@click.option("--schedule", type=click.Choice(SCHEDULES), default="constant", show_default=True, help="Of the rate.")
+@click.option("--loss", type=_Dashed(LOSSES), default="cross-entropy", show_default=True, help="What is minimised.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the samples' order, or of all that is random.")
 @click.option("--cores", type=int, help="Cores that share the work. Default: all of the target's.")
 @click.option("--out", type=FOLDER, metavar="DIR", help="Project folder. Default: deployed/TARGET-NAME-VARIANT.")
@@ -165,6 +207,7 @@ def deploy(variant: str | None, k: int, cores: int | None, out: Path | None, run
     Example:
       tinyclf deploy --target pulp --variant FT --k 2 --size 64 --steps 2 --execute
       tinyclf deploy --target host --from demo/clean --variant LP --data demo/shifted --execute
+      tinyclf deploy --target host --optimizer adam --batch 4 --steps 40 --schedule cosine --execute
 
     Exit code 3: a step differs from PyTorch by more than 1e-4.
     """

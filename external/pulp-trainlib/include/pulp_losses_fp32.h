@@ -1,4 +1,4 @@
-/* Cross entropy of one sample. Structs and names: PULP-TrainLib. */
+/* Cross entropy and mean squared error of one sample. Structs and names: PULP-TrainLib. */
 #ifndef PULP_LOSSES_FP32_H
 #define PULP_LOSSES_FP32_H
 
@@ -17,5 +17,11 @@ void pulp_CrossEntropyLoss(void *loss_args);
 
 /* output.diff = softmax(output.data) * sum(target) - target. Runs on one core. */
 void pulp_CrossEntropyLoss_backward(void *loss_args);
+
+/* *wr_loss = mean((output.data - target)^2). Runs on one core. */
+void pulp_MSELoss(void *loss_args);
+
+/* output.diff = 2 (output.data - target) / dim. Runs on one core. */
+void pulp_MSELoss_backward(void *loss_args);
 
 #endif

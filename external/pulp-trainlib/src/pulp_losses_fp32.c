@@ -1,4 +1,4 @@
-/* Cross entropy of one sample, accurate also where the prediction is nearly certain.
+/* Losses of one sample. The cross entropy is accurate also where the prediction is nearly certain.
 
    With m the largest logit, e[i] = exp(z[i] - z[m]) and rest = sum of e[i] but for i = m, the softmax's
    denominator is 1 + rest. Neither "log(1 + rest)" nor "probability - 1" is computed as such: both would lose
@@ -56,4 +56,26 @@ void pulp_CrossEntropyLoss_backward(void *loss_args)
         float const target = a->target[i];
         a->output->diff[i] = (own * (target_sum - target) - others * target) / (1.0f + rest);
     }
+}
+
+void pulp_MSELoss(void *loss_args)
+{
+    struct loss_args const *const a = loss_args;
+    int const num = a->output->dim;
+    PORT_CHECK(num > 0);
+    float sum = 0.0f;
+    for (int i = 0; i < num; i++) {
+        float const difference = a->output->data[i] - a->target[i];
+        sum += difference * difference;
+    }
+    *a->wr_loss = sum / (float)num;
+}
+
+void pulp_MSELoss_backward(void *loss_args)
+{
+    struct loss_args const *const a = loss_args;
+    int const num = a->output->dim;
+    PORT_CHECK(num > 0);
+    for (int i = 0; i < num; i++)
+        a->output->diff[i] = 2.0f * (a->output->data[i] - a->target[i]) / (float)num;
 }
