@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,19 +54,32 @@ def training_run(
     model = copy.deepcopy(model).to(dtype).eval()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.SGD(trained.values(), lr=learning_rate, weight_decay=weight_decay)
-    before = _num_right(model, *test, dtype=dtype)
     losses = []
-    for i in order:
-        logits = model(torch.from_numpy(images[i : i + 1]).to(dtype))[0]
-        target = torch.zeros_like(logits)
-        target[labels[i]] = 1
-        loss = cross_entropy(logits, target)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        losses.append(loss.item())
+    with _one_thread():
+        before = _num_right(model, *test, dtype=dtype)
+        for i in order:
+            logits = model(torch.from_numpy(images[i : i + 1]).to(dtype))[0]
+            target = torch.zeros_like(logits)
+            target[labels[i]] = 1
+            loss = cross_entropy(logits, target)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            losses.append(loss.item())
+        after = _num_right(model, *test, dtype=dtype)
     weights = {name: p.detach().double().numpy() for name, p in trained.items()}
-    return ReferenceRun(before, _num_right(model, *test, dtype=dtype), np.array(losses), weights)
+    return ReferenceRun(before, after, np.array(losses), weights)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch on one thread: steps of one image are too small to share, and beside a simulator it crawls."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _num_right(model: nn.Module, images: NDArray[np.float32], labels: NDArray[Any], *, dtype: torch.dtype) -> int:

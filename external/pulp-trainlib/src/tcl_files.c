@@ -190,8 +190,8 @@ static enum tcl_refusal read_header(struct tcl_slots const *slots, int number, u
     if (!is_whole(region, words))
         return TCL_NO_SLOT;
     if (two_words(words + SLOT_RUN) != slots->run || two_words(words + SLOT_SAMPLES) != slots->samples ||
-        words[SLOT_NUM_BYTES] != slots->num_bytes)
-        return TCL_SLOT_OF_ANOTHER_RUN;
+        words[SLOT_NUM_BYTES] != slots->num_bytes || two_words(words + SLOT_SEQUENCE) == UINT64_MAX)
+        return TCL_SLOT_OF_ANOTHER_RUN; /* no run writes so many slots */
     return TCL_ACCEPTED;
 }
 
