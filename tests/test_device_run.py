@@ -22,6 +22,7 @@ from test_cli import run as cli
 from torch import nn
 
 from tinyclf import targets
+from tinyclf.deploy import Comparison
 from tinyclf.device_files import Samples, read_weights, shuffled
 from tinyclf.device_run import TrainingJob, _is_drift, emit_training, execute_training, reference, run_program
 from tinyclf.errors import BadInput, ToolFailed
@@ -148,6 +149,22 @@ def test_verdicts() -> None:
     assert judge(1.1e-3, bound=1e-3, excuse=True) is Verdict.DRIFT
     for lost in (float("nan"), float("inf")):
         assert judge(lost, bound=1e-3, excuse=True) is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("error", "run_error", "verdict"),
+    [
+        (0.0, 0.0, Verdict.EXACT),
+        (0.0, 1e-5, Verdict.WITHIN_BOUND),
+        (1e-5, 1e-3, Verdict.DRIFT),
+        (1e-5, float("inf"), Verdict.DRIFT),  # the run went elsewhere, this step is right
+        (1e-3, 1e-5, Verdict.FAIL),
+        (float("inf"), float("inf"), Verdict.FAIL),
+        (float("nan"), 0.0, Verdict.FAIL),
+    ],
+)
+def test_verdicts_of_single_steps(error: float, run_error: float, verdict: Verdict) -> None:
+    assert Comparison("w", 0, error, run_error).verdict is verdict
 
 
 def test_drift_is_what_pytorchs_own_float32_run_does_too() -> None:

@@ -69,8 +69,9 @@ class Comparison:
     @property
     def verdict(self) -> Verdict:
         """Return what both errors come to, with `TOLERANCE` as the bound."""
-        by_step = judge(self.error, bound=TOLERANCE)
-        return by_step if by_step is Verdict.FAIL else judge(self.run_error, bound=TOLERANCE, excuse=True)
+        if self.passed and self.drifted:
+            return Verdict.DRIFT
+        return judge(max(self.error, self.run_error) if self.passed else self.error, bound=TOLERANCE)
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,13 @@ class Report:
             "cycles": self.cycles,
             "relu_ties": self.num_ties,
             "errors": [
-                {"name": c.name, "step": c.step, "error": finite(c.error), "run_error": finite(c.run_error)}
+                {
+                    "name": c.name,
+                    "step": c.step,
+                    "error": finite(c.error),
+                    "run_error": finite(c.run_error),
+                    "verdict": c.verdict.value,
+                }
                 for c in self.comparisons
             ],
         }
