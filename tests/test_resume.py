@@ -243,21 +243,26 @@ def test_a_loss_that_is_no_number_keeps_the_best_weights(digits_dir: Path, tmp_p
     assert evaluate_run(run, split="validation").accuracy == pytest.approx(read_rows(run)[0].val_accuracy)
 
 
-def test_a_full_disk_keeps_the_last_good_files(digits_dir: Path, tmp_path: Path) -> None:
-    run = tmp_path / "parts"
+FULL = """
+import resource, sys
+from tinyclf import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+cli.main(sys.argv[1:])
+"""
 
-    def fill(row: Any, *_: object) -> None:
-        if row.epoch == 2:
 
-            def full(*_: object, **__: object) -> None:
-                raise OSError(28, "No space left on device", "state.pt")
-
-            monkeypatch.setattr(torch, "save", full)
-
-    config = config_from(overrides=overrides_of(digits_dir, "save_steps=5"))
-    with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(OSError, match="No space left"):
-        train(config, out=run, observer=Observer(on_epoch=fill))
+def test_a_file_that_cannot_be_written_is_one_line_and_keeps_the_last_good_files(
+    digits_dir: Path, tmp_path: Path
+) -> None:
+    """The state is larger than the limit on the size of a file, the weights are smaller."""
+    run, whole = tmp_path / "parts", tmp_path / "whole"
+    config = overrides_of(digits_dir, "save_steps=25")
+    command = [sys.executable, "-c", FULL, "train", *config, "--out", str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"error: {run / 'state.pt'}: File too large\n")
     assert not list(run.glob(".*")), "no temporary file is left"
+    assert "stopped: OSError" in (run / "train.log").read_text()
+    assert read_rows(run)[0].epoch == 1
     assert load_run(run)[1].num_classes == 10
-    whole = train(config, out=tmp_path / "whole")
+    train(config_from(overrides=config), out=whole)
     assert bytes_of(resume(run)) == bytes_of(whole)

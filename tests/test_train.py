@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from safetensors import safe_open
 from tinyclf import session
 from tinyclf.config import TrainConfig, config_from
 from tinyclf.data import Item, Preprocessing, check_dataset, make_loader, open_dataset, write_dataset
-from tinyclf.errors import BadInput, TinyclfError
+from tinyclf.errors import BadInput, TinyclfError, Unsupported
 from tinyclf.evaluate import evaluate_run
 from tinyclf.losses import plain_loss
 from tinyclf.models import build_model, freeze, num_parameters
@@ -218,6 +219,57 @@ def test_augmentation_window_and_sampler_reach_the_loop(tiny_dir: Path, scratch_
         weights[name] = state_of(run)["output.weight"]
     for name in ("augmented", "balanced", "window"):
         assert not torch.equal(weights[name], weights["plain"]), name
+
+
+@pytest.fixture
+def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder, the current one, with a module of the user's own."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "def net(num_classes, in_size):\n"
+        "    model = nn.Sequential()\n"
+        "    model.features = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+        "    model.output = nn.Linear(8, num_classes)\n"
+        "    return model\n"
+        "def wrong_net(num_classes, in_size): return net(num_classes + 1, in_size)\n"
+        "def noisy(images, rng): return images + torch.from_numpy(rng.normal(size=images.shape).astype('float32'))\n"
+        "def nothing(images, rng): return None\n"
+        "def halved(images, rng): return images[:1]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    return tmp_path
+
+
+def test_net_and_transform_of_the_users_own(tiny_dir: Path, own_code: Path) -> None:
+    given = {"arch": "mine:net", "transform": "mine:noisy", "size": 40}
+    run = train(config_of(tiny_dir, **given), out=own_code / "a")
+    again = train(config_of(tiny_dir, **given), out=own_code / "b")
+    plain = train(config_of(tiny_dir, arch="mine:net", size=40), out=own_code / "c")
+    assert (run / "best.safetensors").read_bytes() == (again / "best.safetensors").read_bytes()
+    assert not torch.equal(state_of(run)["output.weight"], state_of(plain)["output.weight"])
+    assert evaluate_run(run, split="test").num_images == 9
+    adapted = train(config_of(tiny_dir, "LP", from_run=run), out=own_code / "d")
+    assert read_run(adapted).arch == "mine:net"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"transform": "mine:nothing"}, r"the transform gives NoneType, it was given images \(33, 3, 32, 32\)"),
+        ({"transform": "mine:halved"}, r"the transform gives \(1, 3, 32, 32\) torch.float32"),
+        ({"arch": "mine:wrong_net"}, r"'mine:wrong_net': one image gives \(1, 3\), not logits of shape \(1, 2\)"),
+        ({"arch": "mine:no_net"}, "mine has no function 'no_net'"),
+        ({"transform": "absent:x"}, "cannot import absent"),
+    ],
+)
+def test_code_of_the_users_that_does_not_fit(
+    tiny_dir: Path, own_code: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((BadInput, Unsupported), match=message) as caught:
+        train(config_of(tiny_dir, batch_size=32, **options), out=own_code / "run")
+    assert len(str(caught.value).splitlines()) == 1
 
 
 # --- options and the data --------------------------------------------------------------------------------------------

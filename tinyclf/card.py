@@ -232,7 +232,7 @@ def _limits(facts: CardFacts, measured: Sequence[Measured]) -> list[str]:
         if isinstance(best, Mapping):
             lines.append(
                 f"{name}: the probability of {safe(metrics['classes'][1])} that gives the highest balanced accuracy "
-                f"({best['balanced_accuracy']:.1%}, accuracy {best['accuracy']:.1%}) is {best['probability']:.4f}, "
+                f"({best['balanced_accuracy']:.1%}, accuracy {best['accuracy']:.1%}) is {best['probability']:.4g}, "
                 "chosen on these same images."
             )
         if not split.intervals:

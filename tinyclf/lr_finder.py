@@ -20,7 +20,7 @@ from tinyclf.files import write_text, write_whole
 from tinyclf.models import set_train_mode
 from tinyclf.session import Session, open_session, using_threads
 
-LOWEST, HIGHEST = 1e-6, 10.0
+LOWEST, HIGHEST = 1e-5, 10.0
 NUM_STEPS = 100
 SMOOTHING = 0.9  # of the running mean of the loss
 TOO_HIGH = 4.0  # times the lowest loss: the end of the test
@@ -99,7 +99,8 @@ def write_range_test(folder: Path, test: RangeTest) -> None:
     axes = figure.subplots()
     axes.semilogx(test.rates, test.losses)
     axes.axvline(test.suggestion, color="tab:red", linestyle="--", label=f"falls fastest: {test.suggestion:.2g}")
-    axes.set(xlabel="learning rate", ylabel="loss, running mean")
+    low, first = min(test.losses), test.losses[0]
+    axes.set(xlabel="learning rate", ylabel="loss, running mean", ylim=(low - 0.1 * first, first + 1.5 * (first - low)))
     axes.grid(alpha=0.3)
     axes.legend()
     write_whole(folder / "lr_finder.png", lambda temporary: figure.savefig(temporary, format="png"))

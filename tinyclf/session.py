@@ -95,8 +95,7 @@ def open_session(
         model, start = _saved_model(resumed, weights), resumed.start
     else:
         model, start = _starting_model(config, dataset, preprocessing)
-    optimizer_of_nothing = make_optimizer(model, config)  # refuses bad options before anything starts
-    del optimizer_of_nothing
+    make_optimizer(model, config)  # refuses options that do not fit before anything starts
     loader = _loader(config, training, preprocessing)
     verify_files(dataset.path, dataset.manifest, splits=(training.name, "validation"))
     fabric = make_fabric(config)

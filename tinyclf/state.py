@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -63,7 +64,9 @@ def save_state(path: Path, session: Session, state: State) -> None:
         "average": session.average.state_dict() if session.average else None,
         "precision": session.fabric.strategy.precision.state_dict(),
     }
-    write_whole(path, lambda temporary: torch.save(content, temporary))
+    raw = io.BytesIO()
+    torch.save(content, raw)  # into a file it would report a full disk as an error of its own
+    write_whole(path, lambda temporary: temporary.write_bytes(raw.getbuffer()))
 
 
 def read_saved(path: Path) -> dict[str, Any] | None:

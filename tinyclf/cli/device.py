@@ -263,6 +263,12 @@ def _report_lines(report: Report) -> list[str]:
     return lines
 
 
+_PACKAGES = (
+    *("torch", "lightning-fabric", "pytorchcv", "numpy", "scikit-learn", "matplotlib", "datasets", "pyarrow"),
+    *("safetensors", "onnx", "onnxruntime", "onnxsim", "jinja2", "click"),
+)
+
+
 # --- doctor -------------------------------------------------------------------------------------------------------
 
 
@@ -281,8 +287,8 @@ def doctor() -> None:
     from tinyclf.targets import find_targets, find_tool
 
     click.echo(f"tinyclf {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    for package in ("torch", "pytorchcv", "numpy", "scikit-learn", "matplotlib", "safetensors", "jinja2", "click"):
-        click.echo(f"  {package:<14} {_installed_version(package)}")
+    for package in _PACKAGES:
+        click.echo(f"  {package:<16} {_installed_version(package)}")
     click.echo(f"cores: {os.cpu_count()}; threads of torch: {_torch_threads()}")
     for target in find_targets().values():
         missing = target.missing()

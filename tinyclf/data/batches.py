@@ -14,6 +14,7 @@ from tinyclf.data.preprocessing import Preprocessing
 from tinyclf.data.sampling import Position, Sampler
 from tinyclf.data.shards import Split
 from tinyclf.data.streaming import read_ahead, window_images
+from tinyclf.errors import BadInput
 
 if TYPE_CHECKING:  # torch costs a second to import, and building or checking a dataset does not need it
     import torch
@@ -69,7 +70,15 @@ class Loader:
         where = {"seed": self.sampler.seed, "epoch": epoch, "batch": batch, "rank": self.sampler.rank}
         if self.augmentations:
             images = augment(images, self.augmentations, **where)
-        return self.transform(images, generator(**where)) if self.transform else images
+        return self._transformed(images, generator(**where)) if self.transform else images
+
+    def _transformed(self, images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        assert self.transform is not None
+        changed = self.transform(images, rng)
+        if getattr(changed, "shape", None) != images.shape or changed.dtype != images.dtype:
+            what = f"{tuple(changed.shape)} {changed.dtype}" if hasattr(changed, "shape") else type(changed).__name__
+            raise BadInput(f"the transform gives {what}, it was given images {tuple(images.shape)} {images.dtype}")
+        return changed
 
     def read(self, position: Position) -> Iterator[tuple[Position, NDArray[np.int64], NDArray[np.uint8]]]:
         """Yield (position after the batch, indices, images (n, H, W, 3) uint8) of what is left of the epoch."""
