@@ -1,5 +1,5 @@
 # Builds an emitted project: `make` builds, `make run` runs it in build/, where it leaves results.bin.
-# NUM_CORES: how many cores share the work. OPT: optimisation flags.
+# NUM_CORES: how many cores share the work. OPT: optimisation flags. PREPARE: what a run needs done before.
 
 OPT ?= -O2
 BUILD ?= build
@@ -32,6 +32,7 @@ $(BUILD)/%.S.o: %.S $(BUILD)/flags $(wildcard data/*.bin)
 
 run: $(ELF)
 	rm -f $(BUILD)/results.bin
+	$(PREPARE)
 	$(RUN)
 
 clean:

@@ -28,6 +28,18 @@ uint64_t port_cycles(void);
  * it. */
 void port_write(void const *data, size_t num_bytes);
 
+/* Storage that outlives the program: a file on a machine that has files, a part of the flash on a board. Only
+   core 0 may use it. port_open returns the number of the storage of this name, which exists; of what was
+   never written nothing can be read. */
+int port_open(char const *name);
+
+/* Reads from `offset` on; returns how many bytes there were, less than `num_bytes` at the end. */
+size_t port_read_at(int region, uint64_t offset, void *data, size_t num_bytes);
+
+/* Writes, and returns when all is stored. A cut in between leaves the place with any mixture of old and new.
+ */
+void port_write_at(int region, uint64_t offset, void const *data, size_t num_bytes);
+
 /* Ends the program with a failure and names the place. Any core may call it. */
 void port_panic(char const *file, int line) __attribute__((noreturn));
 

@@ -23,6 +23,7 @@ from tinyclf.lower import training_graph
 from tinyclf.memory import MemoryReport, plan_memory, report
 from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target
+from tinyclf.verdicts import Verdict, judge
 
 TOLERANCE = 1e-4  # of every gradient, updated weight, logit and loss: float32 against double
 LOGIT_SCALE = 1.0  # softmax sees absolute differences of logits: an error counts relative to at least this
@@ -64,6 +65,13 @@ class Comparison:
     def drifted(self) -> bool:
         """Tell whether the run has left PyTorch's, though the step may be right."""
         return not self.run_error <= TOLERANCE
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return what both errors come to, with `TOLERANCE` as the bound."""
+        if self.passed and self.drifted:
+            return Verdict.DRIFT
+        return judge(max(self.error, self.run_error) if self.passed else self.error, bound=TOLERANCE)
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,13 @@ class Report:
             "cycles": self.cycles,
             "relu_ties": self.num_ties,
             "errors": [
-                {"name": c.name, "step": c.step, "error": finite(c.error), "run_error": finite(c.run_error)}
+                {
+                    "name": c.name,
+                    "step": c.step,
+                    "error": finite(c.error),
+                    "run_error": finite(c.run_error),
+                    "verdict": c.verdict.value,
+                }
                 for c in self.comparisons
             ],
         }
@@ -141,12 +155,11 @@ def require_fit(program: Program, target: Target) -> None:
     """Raise DoesNotFit if parameters, arena and samples leave no room for the code on `target`."""
     if target.memory_bytes is None:
         return
-    assert program.samples is not None
     memory = report(program.graph, program.plan)
-    data = program.samples.nbytes
+    data = 0 if program.samples is None else program.samples.nbytes  # none: they are streamed
     needed = memory.total + data + CODE_ALLOWANCE
     if needed > target.memory_bytes:
-        fewer = "fewer --samples, " if len(program.samples) > 1 else ""
+        fewer = "fewer --samples, " if program.samples is not None and len(program.samples) > 1 else ""
         what = "parameters, state and arena" if program.plan.state_bytes else "parameters and arena"
         raise DoesNotFit(
             f"training needs {needed:,} bytes ({what} {memory.total:,}, samples {data:,}, code "
@@ -202,6 +215,7 @@ def execute(job: Job, program: Program, target: Target, project: Path, *variable
         ToolFailed: a tool is missing, or the build or the run failed.
     """
     targets.build(project, target, *variables)
+    targets.check_elf(project, target)
     results = targets.run(project, *variables)
     public = dict(zip(program.graph.outputs, (golden.LOGITS, golden.LOSS), strict=True))
     device = [{public.get(name, name): value for name, value in step.items()} for step in results.steps]

@@ -27,12 +27,27 @@ _SAMPLE_BLOCKS = ((Role.INPUT, "tcl_samples", "samples.bin"), (Role.LABEL, "tcl_
 
 
 @dataclass(frozen=True)
+class TrainingRun:
+    """A whole training run on streamed samples: what main.c says of it.
+
+    `run` names net, starting weights and settings, 64 bits; `weights_header` is what the weights file begins with;
+    `checkpoint_every` counts steps, 0: no checkpoints.
+    """
+
+    run: int
+    seed: int
+    num_epochs: int
+    checkpoint_every: int
+    weights_header: bytes
+
+
+@dataclass(frozen=True)
 class Program:
     """What a project runs: a graph at its places in memory, with values, on samples.
 
     `values` has every parameter by name. `samples` (N, C, H, W) and `labels` (N, classes), one-hot, fill the graph's
     input and label in turn; both are None for a graph that has neither. `traced` names the tensors that are reported
-    after the last call that writes them.
+    after the last call that writes them. With `training` the samples are streamed from a file, and nothing is traced.
     """
 
     graph: Graph
@@ -42,6 +57,7 @@ class Program:
     labels: Array | None
     num_steps: int
     traced: frozenset[str]
+    training: TrainingRun | None = None
 
 
 def c_identifiers(names: Iterable[str]) -> dict[str, str]:
@@ -115,13 +131,14 @@ def emit(program: Program, *, target: Target, num_cores: int, command: str) -> d
         "network": _network(program, traces),
         "parameters_size": program.plan.parameter_bytes // 4,
         "num_samples": 0 if program.samples is None else len(program.samples),
+        "training": _training(program, program.training) if program.training else None,
     }
     texts = {
         "Makefile": "Makefile.j2",
         "README.md": "README.md.j2",
         "src/data.S": "data.S.j2",
         "src/data.h": "data.h.j2",
-        "src/main.c": "main.c.j2",
+        "src/main.c": "train.c.j2" if program.training else "main.c.j2",
         "src/network.c": "network.c.j2",
         "src/network.h": "network.h.j2",
     }
@@ -133,6 +150,8 @@ def emit(program: Program, *, target: Target, num_cores: int, command: str) -> d
     if program.samples is not None and program.labels is not None:
         files["data/samples.bin"] = np.ascontiguousarray(program.samples, dtype="<f4").tobytes()
         files["data/labels.bin"] = np.ascontiguousarray(program.labels, dtype="<f4").tobytes()
+    if program.training:
+        files["data/weights_header.bin"] = program.training.weights_header
     files |= {f"port/{name}": content for name, content in target.port_files().items()}
     return files | _library_files()
 
@@ -152,6 +171,35 @@ def _parameter_block(program: Program) -> bytes:
         assert value.shape == tensor.shape, f"{tensor.name}: value {value.shape}, tensor {tensor.shape}"
         block[start : start + tensor.num_elements] = value.ravel()
     return block.tobytes()
+
+
+def trained_bytes(program: Program) -> int:
+    """Return the size of the block that holds every trained parameter and nothing frozen: the parameters' start."""
+    plan, parameters = program.plan, program.graph.tensors_of(Role.PARAMETER)
+    frozen = [plan.offsets[t.name] for t in parameters if not t.trained]
+    end = min(frozen, default=plan.parameter_bytes)
+    assert all(plan.offsets[t.name] + t.num_bytes <= end for t in parameters if t.trained), "a frozen one lies between"
+    return end
+
+
+def _training(program: Program, training: TrainingRun) -> dict[str, Any]:
+    """Return what the templates show of a training run."""
+    graph = program.graph
+    (image,), (label,) = graph.tensors_of(Role.INPUT), graph.tensors_of(Role.LABEL)
+    logits, loss = graph.outputs
+    places = {"input": image.name, "label": label.name, "logits": logits, "loss": loss}
+    return {
+        **{name: f"arena + {program.plan.offsets[tensor] // 4}" for name, tensor in places.items()},
+        "shape": image.shape,
+        "num_classes": label.num_elements,
+        "trained_bytes": trained_bytes(program),
+        "num_forward": sum(call.phase is Phase.FORWARD for call in graph.calls),
+        "run": training.run,
+        "seed": training.seed,
+        "num_epochs": training.num_epochs,
+        "checkpoint_every": training.checkpoint_every,
+        "weights_header_bytes": len(training.weights_header),
+    }
 
 
 def _traces(program: Program) -> list[tuple[Tensor, ...]]:

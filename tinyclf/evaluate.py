@@ -86,13 +86,22 @@ def evaluate_run(path: Path, *, split: str, data: Path | None = None) -> Metrics
     return _measure(logits, chosen)
 
 
-def assess_run(path: Path, *, split: str, data: Path | None = None, num_resamples: int = 0) -> Assessment:
+def assess_run(
+    path: Path,
+    *,
+    split: str,
+    data: Path | None = None,
+    num_resamples: int = 0,
+    loaded: tuple[nn.Module, RunConfig] | None = None,
+) -> Assessment:
     """Measure all there is to measure of a run; with `num_resamples`, bootstrap intervals too.
+
+    `loaded` is the model and the run if they are not those that `path` holds.
 
     Raises:
         BadInput: as `evaluate_run`.
     """
-    chosen, logits = predict_run(path, split=split, data=data)
+    chosen, logits = predict_run(path, split=split, data=data, loaded=loaded)
     labels, classes = chosen.labels, chosen.classes
     metrics = _measure(logits, chosen)
     intervals = {}
@@ -103,13 +112,17 @@ def assess_run(path: Path, *, split: str, data: Path | None = None, num_resample
     return Assessment(chosen, logits, metrics, intervals, num_resamples, subsets)
 
 
-def predict_run(path: Path, *, split: str, data: Path | None = None) -> tuple[Split, NDArray[np.float32]]:
+def predict_run(
+    path: Path, *, split: str, data: Path | None = None, loaded: tuple[nn.Module, RunConfig] | None = None
+) -> tuple[Split, NDArray[np.float32]]:
     """Return a split of a run's own dataset, or of the folder `data`, and the logits (N, C) of the run's best model.
+
+    `loaded` is the model and the run if they are not those that `path` holds.
 
     Raises:
         BadInput: the run or the dataset cannot be read, or their classes differ.
     """
-    model, run = load_run(path)
+    model, run = loaded or load_run(path)
     dataset = open_dataset(data or run.data)
     check_classes(run, dataset.classes, multi_label=dataset.multi_label, run_name=path, data_name=dataset.path)
     chosen = dataset.split(split)

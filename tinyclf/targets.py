@@ -23,7 +23,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-RECORD_CYCLES, RECORD_END = -1, -2  # ids of tcl_run.h
+RECORD_CYCLES, RECORD_END, RECORD_REFUSED, RECORD_RESUMED = -1, -2, -3, -4  # ids of tcl_run.h
 BUILD_TIMEOUT_S, RUN_TIMEOUT_S = 600, 1800
 
 
@@ -142,8 +142,49 @@ def build(project: Path, target: Target, *variables: str) -> None:
 
 def run(project: Path, *variables: str) -> Results:
     """Run a built project, with the variables that it was built with, and read its results back."""
-    _make(project, "run", *variables, timeout=RUN_TIMEOUT_S)
+    start(project, *variables)
     return read_results(project)
+
+
+def start(project: Path, *variables: str, timeout_s: int = RUN_TIMEOUT_S) -> None:
+    """Run a built project, with the variables that it was built with, to its end.
+
+    Raises:
+        ToolFailed: the program ended with a failure, or not within `timeout_s`.
+    """
+    _make(project, "run", *variables, timeout=timeout_s)
+
+
+def check_elf(project: Path, target: Target) -> None:
+    """Refuse a program that was built for another target than `target`.
+
+    Raises:
+        BadInput: it was, or there is none, or it is no emitted project's.
+    """
+    elf = project / "build" / "tinyclf.elf"
+    if not elf.is_file():
+        raise BadInput(f"{elf}: does not exist: run make -C {project}")
+    _, mark, behind = elf.read_bytes().partition(b"tinyclf target: ")
+    name = behind.partition(b"\0")[0].decode(errors="replace") if mark else ""
+    if name != target.name:
+        made_for = f"was built for target {name[:20]}" if name else "is not the program of an emitted project"
+        raise BadInput(f"{elf}: {made_for}, this is target {target.name}: run make -C {project} clean all")
+
+
+def read_records(project: Path) -> list[tuple[int, int, NDArray[np.int32]]]:
+    """Return the records of build/results.bin, (id, step, words), up to the first that is not whole."""
+    file = project / "build" / "results.bin"
+    words = np.fromfile(file, dtype="<i4") if file.is_file() else np.zeros(0, dtype=np.int32)
+    records = []
+    position = 0
+    while position + 3 <= len(words):
+        record, step, num_words = (int(w) for w in words[position : position + 3])
+        payload = words[position + 3 : position + 3 + max(num_words, 0)]
+        if num_words < 0 or len(payload) < num_words:
+            break
+        records.append((record, step, payload))
+        position += 3 + num_words
+    return records
 
 
 def read_results(project: Path) -> Results:
@@ -156,17 +197,12 @@ def read_results(project: Path) -> Results:
     if not file.is_file():
         raise ToolFailed(f"{file}: the run left no results")
     traces = json.loads((project / "trace.json").read_text())
-    words = np.fromfile(file, dtype="<i4")
     steps: list[dict[str, NDArray[np.float32]]] = []
     cycles: list[int] = []
-    position = 0
-    while position + 3 <= len(words):
-        record, step, num_words = (int(w) for w in words[position : position + 3])
-        payload = words[position + 3 : position + 3 + num_words]
-        position += 3 + num_words
+    for record, step, payload in read_records(project):
         if record == RECORD_END:
             return Results(tuple(steps), tuple(cycles))
-        if num_words < 0 or len(payload) < num_words or not RECORD_CYCLES <= record < len(traces):
+        if not RECORD_CYCLES <= record < len(traces):
             break
         if record == RECORD_CYCLES:
             cycles.append(int(payload.view("<u8")[0]))

@@ -2,10 +2,12 @@
 
 #define _POSIX_C_SOURCE 200809L
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "port.h"
 
@@ -76,6 +78,37 @@ void port_write(void const *data, size_t num_bytes)
 {
     if (fwrite(data, 1, num_bytes, results) != num_bytes)
         port_panic(__FILE__, __LINE__);
+}
+
+int port_open(char const *name)
+{
+    int const file = open(name, O_RDWR);
+    PORT_CHECK(file >= 0);
+    return file;
+}
+
+size_t port_read_at(int region, uint64_t offset, void *data, size_t num_bytes)
+{
+    size_t done = 0;
+    while (done < num_bytes) {
+        ssize_t const part = pread(region, (char *)data + done, num_bytes - done, (off_t)(offset + done));
+        PORT_CHECK(part >= 0);
+        if (part == 0)
+            break;
+        done += (size_t)part;
+    }
+    return done;
+}
+
+void port_write_at(int region, uint64_t offset, void const *data, size_t num_bytes)
+{
+    size_t done = 0;
+    while (done < num_bytes) {
+        ssize_t const part =
+            pwrite(region, (char const *)data + done, num_bytes - done, (off_t)(offset + done));
+        PORT_CHECK(part > 0);
+        done += (size_t)part;
+    }
 }
 
 int main(void)

@@ -14,7 +14,7 @@ from tinyclf.rules import LOSSES, OPTIMIZERS, SCHEDULES, UpdateRule
 from tinyclf.variants import VARIANTS
 
 if TYPE_CHECKING:
-    from tinyclf.deploy import Comparison, Report
+    from tinyclf.deploy import Report
     from tinyclf.memory import MemoryReport
 
     _ParamType = click.ParamType[Any]
@@ -184,7 +184,11 @@ def _memory_lines(r: MemoryReport) -> list[str]:
 @click.option("--data", type=FOLDER, metavar="DIR", help="Dataset to take samples from. Default: the run's own.")
 @click.option("--steps", "num_steps", type=int, default=10, show_default=True, help="Training steps, one sample each.")
 @click.option(
-    "--samples", "num_samples", type=int, help="Samples to link in, taken in turn. Default: up to 4, as many as fit."
+    "--samples",
+    "num_samples",
+    type=int,
+    help="Samples to link in, taken in turn. Default: up to 4, as many as fit. With --epochs: training samples that "
+    "are streamed. Default: all.",
 )
 @click.option(
     "--lr", "learning_rate", type=float, help="Learning rate. Default: 0.01; for full training and for adam 0.001."
@@ -194,36 +198,71 @@ def _memory_lines(r: MemoryReport) -> list[str]:
 @click.option("--clip", type=float, default=0.0, show_default=True, help="Largest norm of the gradient; 0: no limit.")
 @click.option("--schedule", type=click.Choice(SCHEDULES), default="constant", show_default=True, help="Of the rate.")
 @click.option("--loss", type=_Dashed(LOSSES), default="cross-entropy", show_default=True, help="What is minimised.")
+@click.option("--epochs", "num_epochs", type=int, help="In place of --steps: a training run over all samples.")
+@click.option("--test-samples", "num_test", type=int, help="With --epochs: of the test split. Default: all.")
+@click.option(
+    "--checkpoint-every",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="STEPS",
+    help="With --epochs: write a checkpoint after so many steps, which a run that was cut goes on from. 0: none.",
+)
+@click.option("--resume", is_flag=True, help="With --epochs and --execute: go on with the run that was cut in --out.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the samples' order, or of all that is random.")
 @click.option("--cores", type=int, help="Cores that share the work. Default: all of the target's.")
 @click.option("--out", type=FOLDER, metavar="DIR", help="Project folder. Default: deployed/TARGET-NAME-VARIANT.")
 @click.option("--execute", "run_it", is_flag=True, help="Build it, run it, and compare every step with PyTorch.")
-def deploy(variant: str | None, k: int, cores: int | None, out: Path | None, run_it: bool, **options: Any) -> None:
+def deploy(
+    variant: str | None,
+    k: int,
+    cores: int | None,
+    out: Path | None,
+    run_it: bool,
+    num_epochs: int | None,
+    num_test: int | None,
+    checkpoint_every: int,
+    resume: bool,
+    **options: Any,
+) -> None:
     """Emit a C project that trains on the device; with --execute build, run and verify it.
 
-    Without --from RUN, a net with random weights is deployed on random samples.
+    Without --from RUN, a net with random weights is deployed on random samples. With --epochs the program does a whole
+    training run: it evaluates on test samples, trains, evaluates again, and hands back weights.bin, which tinyclf eval
+    --device-weights and tinyclf import-weights take.
 
     \b
     Example:
       tinyclf deploy --target pulp --variant FT --k 2 --size 64 --steps 2 --execute
       tinyclf deploy --target host --from demo/clean --variant LP --data demo/shifted --execute
       tinyclf deploy --target host --optimizer adam --batch 4 --steps 40 --schedule cosine --execute
+      tinyclf deploy --target host --from demo/clean --data demo/shifted --variant FT --k 1 --samples 100 --epochs 3 \
+        --execute
 
-    Exit code 3: a step differs from PyTorch by more than 1e-4.
+    Exit code 3: a step differs from PyTorch by more than 1e-4; with --epochs, a loss by more than 0.001, the accuracy
+    by more than 0.5 points, or the weights by more than 0.001 of the largest.
     """
     from math import isfinite
 
+    from tinyclf.cli.device_training import deploy_training
     from tinyclf.deploy import TOLERANCE, emit_project, execute
-    from tinyclf.errors import CheckFailed
+    from tinyclf.errors import BadInput, CheckFailed
     from tinyclf.jobs import Request, default_project, make_job
     from tinyclf.targets import require_cores, require_tools
     from tinyclf.variants import Variant
 
-    request = Request(variant=Variant(variant, k=k) if variant else None, **options)
+    what = Variant(variant, k=k) if variant else None
+    request = Request(variant=what, **options)
     target = request.target
     require_cores(target, cores)
     if run_it:
         require_tools(target)
+    if num_epochs is not None:
+        settings = {"num_epochs": num_epochs, "num_test": num_test, "checkpoint_every": checkpoint_every}
+        deploy_training(request, settings, out or default_project(request), cores=cores, run_it=run_it, resume=resume)
+        return
+    if num_test is not None or checkpoint_every or resume:
+        raise BadInput("--test-samples, --checkpoint-every and --resume belong to a training run: add --epochs")
     job = make_job(request)
     project = out or default_project(request)
     program = emit_project(job, target, project, num_cores=cores)
@@ -243,14 +282,20 @@ def deploy(variant: str | None, k: int, cores: int | None, out: Path | None, run
 
 
 def _report_lines(report: Report) -> list[str]:
+    from tinyclf.deploy import TOLERANCE
+
     lines = ["", f"{'step':>4}  {'loss here':>12}  {'PyTorch':>12}" + ("        cycles" if report.cycles else "")]
     for step, (here, pytorch) in enumerate(report.losses):
         cycles = f"  {report.cycles[step]:>12,}" if report.cycles else ""
         lines.append(f"{step:>4}  {here:>12.6g}  {pytorch:>12.6g}{cycles}")
     worst = report.worst()
     width = max(len(c.name) for c in worst)
-    lines += ["", f"{'worst of all steps, max|a-e| / max|e|':<{width}}   one step  whole run"]
-    lines += [f"{c.name:<{width}}  {c.error:>9.1e}  {c.run_error:>9.1e}  {_verdict(c)}" for c in worst]
+    lines += [
+        "",
+        f"bound: {TOLERANCE:g}, float32 against PyTorch in float64",
+        f"{'worst of all steps, max|a-e| / max|e|':<{width}}   one step  whole run",
+    ]
+    lines += [f"{c.name:<{width}}  {c.error:>9.1e}  {c.run_error:>9.1e}  {c.verdict.value}" for c in worst]
     passed, num = sum(c.passed for c in report.comparisons), len(report.comparisons)
     cores = "1 core" if report.num_cores == 1 else f"{report.num_cores} cores"
     lines += ["", f"{report.target}, {cores}: {passed} of {num} values pass"]
@@ -259,10 +304,6 @@ def _report_lines(report: Report) -> list[str]:
     if report.passed and report.drifted:
         lines.append("every step is right; over the run rounding adds up to more (large logits or rates amplify it)")
     return lines
-
-
-def _verdict(c: Comparison) -> str:
-    return "FAIL" if not c.passed else "drift" if c.drifted else "ok"
 
 
 _PACKAGES = (

@@ -17,10 +17,22 @@ from tinyclf.cli.program import FOLDER, main
 @click.option(
     "--bootstrap", "num_resamples", type=click.IntRange(min=1), metavar="N", help="Add 95 % intervals from N resamples."
 )
+@click.option(
+    "--device-weights",
+    type=FOLDER,
+    metavar="FILE",
+    help="With the weights that a device trained, starting from RUN: weights.bin of a training run.",
+)
 @click.option("--plots", type=FOLDER, metavar="DIR", help="Write confusion.png, pr_roc.png and reliability.png there.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(
-    run: Path, split: str, folder: Path | None, num_resamples: int | None, plots: Path | None, as_json: bool
+    run: Path,
+    split: str,
+    folder: Path | None,
+    num_resamples: int | None,
+    device_weights: Path | None,
+    plots: Path | None,
+    as_json: bool,
 ) -> None:
     """Measure the best model of RUN: a run directory, or a checkpoint of one.
 
@@ -31,11 +43,17 @@ def evaluate(
       tinyclf eval demo/clean --split test
       tinyclf eval demo/clean --data demo/shifted --json
       tinyclf eval demo/clean --bootstrap 1000 --plots demo/plots
+      tinyclf eval demo/clean --device-weights deployed/host-clean-FT-K1/weights.bin --data demo/shifted
     """
     from tinyclf.evaluate import assess_run
     from tinyclf.plots import write_plots
 
-    found = assess_run(run, split=split, data=folder, num_resamples=num_resamples or 0)
+    loaded = None
+    if device_weights:
+        from tinyclf.training_jobs import load_device_weights
+
+        loaded = load_device_weights(run, device_weights)
+    found = assess_run(run, split=split, data=folder, num_resamples=num_resamples or 0, loaded=loaded)
     if plots:
         write_plots(plots, found.metrics, found.logits, found.split.labels)
     if as_json:

@@ -23,12 +23,17 @@ struct tcl_call {
 /* Records of the result stream, in the target's byte order: id, step, number of 32-bit words, then the words.
    The id is an index into the table of traces, or one of these. */
 enum {
-    TCL_RECORD_CYCLES = -1, /* two words, low first: cycles spent in the calls of a step */
-    TCL_RECORD_END = -2     /* no words: the run is complete */
+    TCL_RECORD_CYCLES = -1,  /* two words, low first: cycles spent in the calls of a step */
+    TCL_RECORD_END = -2,     /* no words: the run is complete */
+    TCL_RECORD_REFUSED = -3, /* step: what is wrong (enum tcl_refusal); two words: the number of a sample */
+    TCL_RECORD_RESUMED = -4  /* two words: steps that a checkpoint had behind it */
 };
 
 /* Writes one record to the result stream. */
 void tcl_record(int id, int step, void const *words, int num_words);
+
+/* Does all calls in order, once; returns the cycles that the kernels took. */
+uint64_t tcl_calls(struct tcl_call const *calls, int num_calls);
 
 /* Does all calls in order, once; reports traces and the cycles that the kernels took. */
 void tcl_run(struct tcl_call const *calls, int num_calls, struct tcl_trace const *traces, int step);

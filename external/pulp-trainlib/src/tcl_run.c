@@ -11,16 +11,30 @@ void tcl_record(int id, int step, void const *words, int num_words)
         port_write(words, (size_t)num_words * 4);
 }
 
+/* Does one call; returns the cycles that it took. */
+static uint64_t do_call(struct tcl_call const *call)
+{
+    uint64_t const start = port_cycles();
+    if (call->fork)
+        port_fork(call->kernel, call->args);
+    else
+        call->kernel(call->args);
+    return port_cycles() - start;
+}
+
+uint64_t tcl_calls(struct tcl_call const *calls, int num_calls)
+{
+    uint64_t cycles = 0;
+    for (int i = 0; i < num_calls; i++)
+        cycles += do_call(&calls[i]);
+    return cycles;
+}
+
 void tcl_run(struct tcl_call const *calls, int num_calls, struct tcl_trace const *traces, int step)
 {
     uint64_t cycles = 0;
     for (struct tcl_call const *call = calls; call < calls + num_calls; call++) {
-        uint64_t const start = port_cycles();
-        if (call->fork)
-            port_fork(call->kernel, call->args);
-        else
-            call->kernel(call->args);
-        cycles += port_cycles() - start;
+        cycles += do_call(call);
         for (int i = call->first_trace; i < call->first_trace + call->num_traces; i++)
             tcl_record(i, step, traces[i].data, traces[i].dim);
     }

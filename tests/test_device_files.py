@@ -1,0 +1,195 @@
+"""The device's files in C and Python: order, samples, weights; the C readers on sound and broken files, sanitized."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import struct
+import subprocess
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinyclf.device_files import (
+    REFUSALS,
+    Samples,
+    TrainedTensor,
+    WeightsHeader,
+    number_of,
+    read_log,
+    read_weights,
+    samples_bytes,
+    shuffled,
+)
+from tinyclf.errors import BadInput
+
+ROOT = Path(__file__).parent.parent
+LIBRARY = ROOT / "external" / "pulp-trainlib"
+SEEDS = sorted((ROOT / "tests" / "fuzz" / "seeds").iterdir())
+pytestmark = pytest.mark.target("host")
+
+
+def _compile(out: Path, *arguments: str) -> Path:
+    harness = [ROOT / "tests" / "fuzz" / "device_files.c", LIBRARY / "src" / "tcl_files.c"]
+    folders = [f"-I{LIBRARY / 'include'}", f"-I{ROOT / 'deployers'}"]
+    command = ["cc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-g", "-DNUM_CORES=1", *arguments, *folders, *harness]
+    done = subprocess.run([*command, "-o", out], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """Return tcl_files.c as a shared library."""
+    return ctypes.CDLL(str(_compile(tmp_path_factory.mktemp("c") / "files.so", "-shared", "-fPIC")))
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 4, 5, 16, 17, 100, 1000, 4097])
+def test_the_order_is_a_permutation_and_the_same_in_c(library: ctypes.CDLL, num: int) -> None:
+    library.tcl_shuffled.restype = ctypes.c_uint64
+    library.tcl_shuffled.argtypes = [ctypes.c_uint64] * 4
+    for seed, epoch in ((0, 0), (0, 1), (7, 3), (2**63 + 5, 2**40)):
+        order = shuffled(num, seed=seed, epoch=epoch)
+        assert sorted(order) == list(range(num))
+        assert order.tolist() == [library.tcl_shuffled(i, num, seed, epoch) for i in range(num)]
+
+
+def test_orders_differ_and_look_random() -> None:
+    orders = [shuffled(1000, seed=s, epoch=e) for s in range(10) for e in range(10)]
+    assert len({o.tobytes() for o in orders}) == len(orders)
+    # In a random order each position holds every index equally often: the mean of 100 draws of 0 .. 999 has a
+    # standard deviation of 28.9, so that of 1000 means the largest is rarely more than 4.5 of them away.
+    assert np.abs(np.mean(orders, axis=0) - 499.5).max() < 4.5 * 28.9
+    neighbours = np.mean([np.mean(np.abs(np.diff(o))) for o in orders])
+    assert neighbours == pytest.approx(1000 / 3, rel=0.02)
+
+
+def test_crc_is_zlibs(library: ctypes.CDLL) -> None:
+    library.tcl_crc32.restype = ctypes.c_uint32
+    library.tcl_crc32.argtypes = [ctypes.c_uint32, ctypes.c_char_p, ctypes.c_size_t]
+    for content in (b"", b"123456789", bytes(range(256)) * 3):
+        assert library.tcl_crc32(0, content, len(content)) == zlib.crc32(content)
+        half = library.tcl_crc32(0, content[:5], len(content[:5]))
+        assert library.tcl_crc32(half, content[5:], len(content[5:])) == zlib.crc32(content)
+
+
+def test_every_refusal_of_the_c_reader_has_words() -> None:
+    header = (LIBRARY / "include" / "tcl_files.h").read_text()
+    codes = {int(line.split("=")[1].split("/")[0].strip(" ,")) for line in header.splitlines() if " = " in line}
+    assert codes - {0, 11} == set(REFUSALS)  # 0: accepted; 11: no slot, which is no refusal
+
+
+def test_the_samples_file_is_as_documented() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((3, 1, 2, 3)).astype(np.float32)
+    content = samples_bytes(
+        Samples(images[:2], np.array([1, 0]), images[2:], np.array([3])),
+        num_classes=4,
+    )
+    assert content[:4] == b"TCLD"
+    assert struct.unpack_from("<5I2Q", content, 4) == (1, 1, 2, 3, 4, 2, 1)
+    assert struct.unpack_from("<I", content, 60)[0] == zlib.crc32(content[:60])
+    assert len(content) == 64 + 3 * (24 + 8)
+    third = content[64 + 2 * 32 :]
+    np.testing.assert_array_equal(np.frombuffer(third, "<f4", 6), images[2].ravel())
+    assert struct.unpack_from("<II", third, 24) == (3, zlib.crc32(third[:28]))
+
+
+# --- weights and log --------------------------------------------------------------------------------------------------
+
+
+def _weights() -> bytes:
+    tensors = (TrainedTensor("a.weight", (2, 3), 0), TrainedTensor("a.bias", (2,), 32))
+    header = WeightsHeader(net=5, source=6, variant="FT", k=1, tensors=tensors, num_bytes=48)
+    content = header.to_bytes() + np.arange(12, dtype="<f4").tobytes()
+    return content + struct.pack("<I", zlib.crc32(content))
+
+
+def test_weights_come_back(tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(_weights())
+    header, values = read_weights(tmp_path / "w")
+    assert (header.net, header.source, header.variant, header.k) == (5, 6, "FT", 1)
+    np.testing.assert_array_equal(values["a.weight"], [[0, 1, 2], [3, 4, 5]])
+    np.testing.assert_array_equal(values["a.bias"], [8, 9])
+
+
+def test_broken_weights_are_refused_in_one_line(tmp_path: Path) -> None:
+    whole = _weights()
+    rng = np.random.default_rng(3)
+    broken = [(whole[:n], "weights.bin|is cut") for n in range(len(whole))]
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << int(rng.integers(8))
+        broken.append((bytes(changed), "is (no|of version|cut|damaged)"))
+    broken += [(b"PK" + whole[2:], "is no weights file"), (whole + b"x", "longer than it says")]
+    broken += [(whole[:4] + b"\x02" + whole[5:], "is of version 2 of the format"), (whole[:-9], "is cut")]
+    for about in ("{", "[]", '{"net": "zz"}', '{"net":"1","source":"1","variant":"FT","k":1,"tensors":[{}]}'):
+        text = about.encode()
+        content = struct.pack("<4sIII", b"TCLW", 1, len(text), 4) + text + bytes(4)
+        broken.append((content + struct.pack("<I", zlib.crc32(content)), "makes no sense"))
+    far = json.loads(whole[16 : 16 + struct.unpack_from("<I", whole, 8)[0]])
+    for offset in (44, 4096, -4):
+        far["tensors"][1]["offset"] = offset
+        text = json.dumps(far).encode()
+        content = struct.pack("<4sIII", b"TCLW", 1, len(text), 48) + text + bytes(48)
+        broken.append((content + struct.pack("<I", zlib.crc32(content)), "makes no sense"))
+    for content, message in broken:
+        (tmp_path / "w").write_bytes(content)
+        with pytest.raises(BadInput, match=message) as refusal:
+            read_weights(tmp_path / "w")
+        assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    content = bytearray(_weights()[:-4])
+    content[-48:-44] = struct.pack("<f", float("nan"))
+    (tmp_path / "w").write_bytes(bytes(content) + struct.pack("<I", zlib.crc32(bytes(content))))
+    with pytest.raises(BadInput, match="has diverged"):
+        read_weights(tmp_path / "w")
+
+
+def test_a_log_with_a_hole_is_refused(tmp_path: Path) -> None:
+    entries = [struct.pack("<QfIQ", i + 1, i / 2, 0, 100 + i) for i in range(5)]
+    (tmp_path / "log").write_bytes(b"".join(entries))
+    log = read_log(tmp_path / "log", num_steps=3)
+    assert log.losses.tolist() == [0.5, 1.0, 1.5]
+    assert log.cycles.tolist() == [101, 102, 103]
+    for content in (b"".join(entries[:4]), b"".join([*entries[:2], bytes(24), *entries[3:]]), b""):
+        (tmp_path / "log").write_bytes(content)
+        with pytest.raises(BadInput, match="does not hold the 5 entries"):
+            read_log(tmp_path / "log", num_steps=3)
+
+
+def test_numbers_name_parts_not_their_concatenation() -> None:
+    assert number_of("ab", "c") != number_of("a", "bc")
+    assert number_of("a", 1) == number_of("a", "1") < 2**64
+
+
+# --- the C readers on broken files ------------------------------------------------------------------------------------
+
+
+def test_c_readers_survive_the_fuzzers_seeds(tmp_path: Path) -> None:
+    assert len(SEEDS) >= 23
+    replay = _compile(tmp_path / "replay", "-DREPLAY", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover")
+    done = subprocess.run([replay, *SEEDS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == f"{len(SEEDS)} inputs\n"
+
+
+def test_c_readers_survive_random_changes(tmp_path: Path) -> None:
+    seed = 11
+    rng = np.random.default_rng(seed)
+    for number in range(1500):
+        content = bytearray(SEEDS[number % len(SEEDS)].read_bytes())
+        for _ in range(int(rng.integers(1, 6))):
+            place = int(rng.integers(len(content)))
+            content[place] = int(rng.integers(256))
+        (tmp_path / f"{number:04}").write_bytes(
+            content[: int(rng.integers(1, len(content) + 1))] if number % 5 == 0 else content
+        )
+    inputs = sorted(tmp_path.iterdir())
+    replay = _compile(tmp_path / "replay", "-DREPLAY", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover")
+    done = subprocess.run([replay, *inputs], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"seed {seed}: {done.stderr[-2000:]}"

@@ -1,0 +1,540 @@
+"""Training runs on the device: the same as PyTorch's on every target, cut anywhere and resumed, weights handed back."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import time
+import zlib
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import on_targets
+from test_cli import run as cli
+from torch import nn
+
+from tinyclf import targets
+from tinyclf.deploy import Comparison
+from tinyclf.device_files import Samples, read_weights, shuffled
+from tinyclf.device_run import TrainingJob, _is_drift, emit_training, execute_training, reference, run_program
+from tinyclf.errors import BadInput, ToolFailed
+from tinyclf.runs import read_run
+from tinyclf.targets import Target, find_target
+from tinyclf.training_jobs import import_weights, load_device_weights
+from tinyclf.variants import Variant
+from tinyclf.verdicts import Verdict, judge
+
+SLOTS = ("slot0.bin", "slot1.bin")
+
+
+def _job(*, num_train: int = 6, num_epochs: int = 3, checkpoint_every: int = 2, num_test: int = 5) -> TrainingJob:
+    """Return a run of a net of two layers on images of 6x5, the first one frozen."""
+    rng = np.random.default_rng(5)
+    torch.manual_seed(5)
+    model = nn.Sequential(
+        OrderedDict(first=nn.Conv2d(2, 4, 3), relu=nn.ReLU(), conv=nn.Conv2d(4, 8, 1), flat=nn.Flatten())
+    )
+    model.append(nn.Linear(8 * 4 * 3, 3))
+    model.first.requires_grad_(False)
+
+    def images(num: int) -> np.ndarray:
+        return rng.standard_normal((num, 2, 6, 5)).astype(np.float32)
+
+    return TrainingJob(
+        model=model,
+        variant=Variant("FT", k=1),
+        samples=Samples(
+            images(num_train), rng.integers(0, 3, num_train), images(num_test), rng.integers(0, 3, num_test)
+        ),
+        num_classes=3,
+        num_epochs=num_epochs,
+        checkpoint_every=checkpoint_every,
+        learning_rate=0.05,
+        weight_decay=1e-3,
+        seed=9,
+        source=1,
+        command="tests",
+    )
+
+
+def _built(job: TrainingJob, target: Target, project: Path, *variables: str) -> Path:
+    emit_training(job, target, project)
+    targets.build(project, target, *variables)
+    return project
+
+
+def _weights(project: Path) -> bytes:
+    return (project / "build" / "weights.bin").read_bytes()
+
+
+def _anew(project: Path) -> None:
+    """Empty the storage, as make restart does."""
+    for name in (*SLOTS, "log.bin", "weights.bin"):
+        (project / "build" / name).write_bytes(b"")
+
+
+# --- against PyTorch --------------------------------------------------------------------------------------------------
+
+
+@on_targets()
+def test_a_run_is_pytorchs(target: Target, tmp_path: Path) -> None:
+    job = _job()
+    emit_training(job, target, tmp_path / "p")
+    report = execute_training(job, target, tmp_path / "p")
+    assert {c.verdict for c in report.checks} <= {Verdict.EXACT, Verdict.WITHIN_BOUND}, report.checks
+    assert [c.name for c in report.checks][1:5] == ["conv.weight", "conv.bias", "4.weight", "4.bias"]
+    assert report.right_before[0] == report.right_before[1]
+    assert len(report.losses) == 18
+    assert max(abs(a - b) for a, b in report.losses) < 1e-5, "float32 over 18 steps of a small net"
+    assert report.losses[0][1] != pytest.approx(report.losses[-1][1], rel=0.05), "nothing was learnt"
+    assert (report.cycles is not None) == target.counts_cycles
+    saved = json.loads((tmp_path / "p" / "report.json").read_text())
+    assert saved["checks"][0]["verdict"] == "within bound"
+    assert saved["checks"][0]["bound"] == 1e-3
+    assert saved["accuracy"]["before"]["target"] == report.right_before[0] / 5
+    assert (tmp_path / "p" / "weights.bin").read_bytes() == _weights(tmp_path / "p")
+
+
+@on_targets("host")
+def test_the_order_of_the_reference_is_the_devices(target: Target, tmp_path: Path) -> None:
+    job = _job(num_train=7, num_epochs=2, checkpoint_every=0)
+    emit_training(job, target, tmp_path / "p")
+    report = execute_training(job, target, tmp_path / "p")
+    assert report.passed
+    assert not np.array_equal(shuffled(7, seed=9, epoch=0), shuffled(7, seed=9, epoch=1))
+    other = reference(replace(job, seed=10)).losses
+    assert max(abs(a - b) for (a, _), b in zip(report.losses, other, strict=True)) > 0.01
+    assert all((tmp_path / "p" / "build" / name).stat().st_size == 0 for name in SLOTS)  # no checkpoints asked for
+
+
+@on_targets("host")
+def test_a_wrong_rate_fails(target: Target, tmp_path: Path) -> None:
+    job = _job()
+    emit_training(job, target, tmp_path / "p")
+    report = execute_training(replace(job, learning_rate=0.06), target, tmp_path / "p")
+    assert not report.passed
+    assert report.checks[0].verdict is Verdict.FAIL
+    assert report.checks[0].error > 1e-3
+
+
+@on_targets("host")
+def test_a_run_is_clean_under_sanitizers(target: Target, tmp_path: Path) -> None:
+    job = _job()
+    emit_training(job, target, tmp_path / "p")
+    assert execute_training(job, target, tmp_path / "p", "SANITIZE=address,undefined").passed
+
+
+@on_targets("host")
+def test_one_core_gives_the_same_bits(target: Target, tmp_path: Path) -> None:
+    weights = []
+    for variables in ((), ("NUM_CORES=1",)):
+        project = _built(_job(), target, tmp_path / "p", *variables)
+        run_program(project, *variables)
+        weights.append(_weights(project))
+    assert weights[0] == weights[1]
+
+
+def test_verdicts() -> None:
+    assert judge(0.0, bound=1e-3) is Verdict.EXACT
+    assert judge(1e-3, bound=1e-3) is Verdict.WITHIN_BOUND
+    assert judge(1.1e-3, bound=1e-3) is Verdict.FAIL
+    assert judge(1.1e-3, bound=1e-3, excuse=True) is Verdict.DRIFT
+    for lost in (float("nan"), float("inf")):
+        assert judge(lost, bound=1e-3, excuse=True) is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("error", "run_error", "verdict"),
+    [
+        (0.0, 0.0, Verdict.EXACT),
+        (0.0, 1e-5, Verdict.WITHIN_BOUND),
+        (1e-5, 1e-3, Verdict.DRIFT),
+        (1e-5, float("inf"), Verdict.DRIFT),  # the run went elsewhere, this step is right
+        (1e-3, 1e-5, Verdict.FAIL),
+        (float("inf"), float("inf"), Verdict.FAIL),
+        (float("nan"), 0.0, Verdict.FAIL),
+    ],
+)
+def test_verdicts_of_single_steps(error: float, run_error: float, verdict: Verdict) -> None:
+    assert Comparison("w", 0, error, run_error).verdict is verdict
+
+
+def test_drift_is_what_pytorchs_own_float32_run_does_too() -> None:
+    job = _job()
+    expected = reference(job)
+    own = np.abs(reference(job, dtype=torch.float32).losses - expected.losses)
+    assert 0 < own.max() < 1e-5
+    assert not _is_drift(job, np.linspace(0, 0.1, len(own)), expected)  # PyTorch's float32 run does not go so far
+    assert _is_drift(job, 2 * own, expected)
+    assert not _is_drift(job, np.full(len(own), np.nan), expected)
+
+
+# --- cut and resumed --------------------------------------------------------------------------------------------------
+
+# Stands before pwrite: after so many bytes in all (CUT_AFTER) the process is killed in the midst of a write.
+_CUT = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/types.h>
+
+ssize_t pwrite(int file, void const *data, size_t num_bytes, off_t offset)
+{
+    static long left = -1;
+    ssize_t (*really)(int, void const *, size_t, off_t);
+    *(void **)&really = dlsym(RTLD_NEXT, "pwrite");
+    if (left < 0)
+        left = atol(getenv("CUT_AFTER"));
+    if ((size_t)left < num_bytes) {
+        really(file, data, (size_t)left, offset);
+        raise(SIGKILL);
+    }
+    left -= (long)num_bytes;
+    return really(file, data, num_bytes, offset);
+}
+"""
+
+
+@on_targets("host")
+def test_twenty_cuts_in_the_midst_of_writes_leave_no_trace(target: Target, tmp_path: Path) -> None:
+    seed = 21
+    rng = np.random.default_rng(seed)
+    project = _built(_job(), target, tmp_path / "p")
+    run_program(project)
+    whole, log = _weights(project), _values(project)
+    slot_bytes = (project / "build" / "slot0.bin").stat().st_size
+    written = 20 * 24 + 10 * slot_bytes + len(whole)  # log entries, slots and weights of one run
+    (tmp_path / "cut.c").write_text(_CUT)
+    shim = tmp_path / "cut.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, tmp_path / "cut.c", "-ldl"], check=True)
+    resumed = 0
+    for cut in sorted(int(c) for c in rng.integers(1, written, 20)):
+        _anew(project)
+        environment = {**os.environ, "LD_PRELOAD": str(shim), "CUT_AFTER": str(cut)}
+        done = subprocess.run(["./tinyclf.elf"], cwd=project / "build", env=environment, check=False)
+        assert done.returncode == -signal.SIGKILL, f"seed {seed}: byte {cut} of {written} was never written"
+        resumed += run_program(project) is not None
+        assert _weights(project) == whole, f"seed {seed}: cut after byte {cut}"
+        assert np.array_equal(_values(project), log), f"seed {seed}: cut after byte {cut}"
+    assert resumed >= 15
+
+
+@on_targets("host")
+def test_a_run_that_is_cut_again_and_again_ends_the_same(target: Target, tmp_path: Path) -> None:
+    seed = 22
+    rng = np.random.default_rng(seed)
+    project = _built(_job(num_train=40, num_epochs=100, checkpoint_every=3), target, tmp_path / "p", "NUM_CORES=1")
+    begin = time.monotonic()
+    run_program(project, "NUM_CORES=1")
+    seconds = time.monotonic() - begin
+    whole, log = _weights(project), _values(project)
+    _anew(project)
+    num_cuts = 0
+    while num_cuts < 20:  # about seven in a row, then the run is complete and begins anew
+        process = subprocess.Popen(["./tinyclf.elf"], cwd=project / "build")
+        time.sleep(seconds * rng.uniform(0, 0.3))
+        process.kill()
+        if process.wait() == -signal.SIGKILL:
+            num_cuts += 1
+        else:
+            assert _weights(project) == whole, f"seed {seed}"
+            _anew(project)
+    run_program(project, "NUM_CORES=1")
+    assert _weights(project) == whole, f"seed {seed}"
+    assert np.array_equal(_values(project), log), f"seed {seed}"
+
+
+@on_targets("pulp")
+def test_three_cuts_in_gvsoc(target: Target, tmp_path: Path) -> None:
+    seed = 23
+    rng = np.random.default_rng(seed)
+    job = _job(num_train=20, num_epochs=3, checkpoint_every=3)
+    project = _built(job, target, tmp_path / "p")
+    run_program(project)
+    whole, log = _weights(project), _values(project)
+    _anew(project)
+    num_cuts = 0
+    for step in np.sort(rng.choice(np.arange(4, 50), 3, replace=False)):
+        num_cuts += _cut_at(["make", "-C", str(project), "run"], project, int(step))
+    assert num_cuts == 3
+    assert run_program(project) is not None
+    assert _weights(project) == whole, f"seed {seed}"
+    assert np.array_equal(_values(project), log), f"seed {seed}"
+
+
+def _cut_at(command: list[str], project: Path, step: int) -> bool:
+    """Run and kill, with all its children, as soon as the log has got to `step`; tell whether it was still running."""
+    log = project / "build" / "log.bin"
+    process = subprocess.Popen(
+        command, cwd=project / "build", start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while process.poll() is None and (not log.exists() or log.stat().st_size < 24 * (step + 1)):
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+    running = process.poll() is None
+    if running:
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait() != 0 and running
+
+
+def _values(project: Path) -> np.ndarray:
+    """Return what the log says, without the cycles, which depend on caches and clocks."""
+    entries = np.fromfile(project / "build" / "log.bin", "<u4").reshape(-1, 6)
+    return entries[:, :4]
+
+
+@on_targets("host")
+def test_a_torn_slot_is_passed_over_for_the_other(target: Target, tmp_path: Path) -> None:
+    project = _built(_job(), target, tmp_path / "p")
+    run_program(project)
+    whole = _weights(project)
+    slots = [project / "build" / name for name in SLOTS]
+    steps = [struct.unpack_from("<QQQ", s.read_bytes(), 24) for s in slots]  # sequence, epoch, step
+    newest = max(slots, key=lambda s: steps[slots.index(s)][0])
+    older = slots[1 - slots.index(newest)]
+    _, epoch, step = steps[slots.index(older)]
+    content = bytearray(newest.read_bytes())
+    changed = bytearray(content)
+    changed[90] ^= 1
+    for torn in (content[:100], content[:-1], content[:-8] + bytes(8), changed):
+        saved = newest.read_bytes(), older.read_bytes()
+        newest.write_bytes(bytes(torn))
+        assert run_program(project) == epoch * 6 + step
+        assert _weights(project) == whole
+        newest.write_bytes(saved[0])
+        older.write_bytes(saved[1])
+    for slot in slots:
+        slot.write_bytes(b"\xff" * 1000)  # flash that was erased
+    assert run_program(project) is None
+    assert _weights(project) == whole
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def _crc_again(content: bytearray, start: int, end: int) -> None:
+    content[end : end + 4] = struct.pack("<I", zlib.crc32(content[start:end]))
+
+
+@on_targets()
+def test_broken_files_are_refused_in_one_line(target: Target, tmp_path: Path) -> None:
+    project = _built(_job(num_epochs=1), target, tmp_path / "p")
+    samples = project / "data" / "samples.bin"
+    whole = samples.read_bytes()
+    record = 4 * 60 + 8
+    damaged = bytearray(whole)
+    damaged[64 + 8 * record + 3] ^= 16
+    other = bytearray(whole)
+    other[8:12] = struct.pack("<I", 3)
+    _crc_again(other, 0, 60)
+    for content, message in (
+        (whole[:-1], "samples.bin is truncated"),
+        (bytes(damaged), r"sample 8 of samples.bin is damaged \(wrong CRC\)"),
+        (bytes(other), "images or classes of another net"),
+    ):
+        samples.write_bytes(content)
+        _refused(project, message)
+        assert _weights(project) == b""
+    samples.write_bytes(whole)
+    run_program(project)
+
+
+@on_targets("host")
+def test_slots_of_another_run_or_version_are_refused(target: Target, tmp_path: Path) -> None:
+    job = _job(num_epochs=1)
+    project = _built(job, target, tmp_path / "p")
+    run_program(project)
+    slot = project / "build" / "slot0.bin"
+    whole = slot.read_bytes()
+    for place, message in ((8, "of another net, other samples or other settings"), (4, "another version")):
+        changed = bytearray(whole)
+        changed[place] ^= 2
+        _crc_again(changed, 0, len(changed) - 4)
+        slot.write_bytes(changed)
+        _refused(project, message)
+    # The slots of a run with other samples, as they really are.
+    other = _built(_job(num_epochs=1, num_train=7), target, tmp_path / "other")
+    for name in SLOTS:
+        (other / "build" / name).write_bytes(whole)
+    _refused(other, "of another net, other samples or other settings: begin anew with make restart")
+    subprocess.run(["make", "-C", other, "restart"], check=True, capture_output=True)
+    assert len(_weights(other)) > 0
+
+
+def _refused(project: Path, message: str) -> None:
+    with pytest.raises(BadInput, match=message) as refusal:
+        run_program(project)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+@pytest.mark.target("host")
+def test_a_program_for_another_target_is_refused(tmp_path: Path) -> None:
+    host = find_target("host")
+    project = _built(_job(), host, tmp_path / "p")
+    targets.check_elf(project, host)
+    elf = project / "build" / "tinyclf.elf"
+    content = elf.read_bytes()
+    with pytest.raises(BadInput, match=r"was built for target host, this is target qemu: run make -C .* clean all"):
+        targets.check_elf(project, find_target("qemu"))
+    elf.write_bytes(content.replace(b"tinyclf target: host", b"tinyclf xxxxxx: host"))
+    with pytest.raises(BadInput, match="is not the program of an emitted project"):
+        targets.check_elf(project, host)
+    elf.unlink()
+    with pytest.raises(BadInput, match="does not exist"):
+        targets.check_elf(project, host)
+
+
+@pytest.mark.target("host")
+def test_a_failure_that_is_no_refusal_stays_one(tmp_path: Path) -> None:
+    project = _built(_job(), find_target("host"), tmp_path / "p")
+    (project / "data" / "samples.bin").unlink()
+    with pytest.raises(ToolFailed, match=r"port\.c:\d+: check failed"):
+        run_program(project)
+
+
+# --- the command line, and weights that come back ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def deployed(digits_run: Path, shifted_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return the project of a short run on the host, and what the command printed."""
+    project = tmp_path_factory.mktemp("deployed") / "p"
+    options = ("--variant", "FT", "--k", 1, "--data", shifted_dir, "--samples", 12, "--epochs", 2, "--lr", 0.02)
+    more = ("--test-samples", 10, "--checkpoint-every", 5, "--cores", 2, "--out", project, "--execute")
+    result = cli("deploy", "--target", "host", "--from", digits_run, *options, *more)
+    assert result.exit_code == 0, result.output
+    return project, result.stdout
+
+
+@pytest.mark.target("host")
+def test_deploy_reports_the_run(deployed: tuple[Path, str], digits_run: Path) -> None:
+    project, printed = deployed
+    assert "2 epochs on 12 samples, 10 test samples" in printed
+    assert re.search(r"loss of every step +\d\.\de-\d\d +0\.001  within bound", printed)
+    assert re.search(r"before +\d+\.\d\d% +\d+\.\d\d%", printed)
+    assert f"next: tinyclf import-weights {digits_run} {project / 'weights.bin'}" in printed
+    report = json.loads((project / "report.json").read_text())
+    assert report["passed"]
+    assert len(report["losses"]) == 24
+    assert "static float arena" in (project / "src" / "network.c").read_text()
+    assert not (project / "data" / "labels.bin").exists()  # samples are streamed, not linked
+
+
+@pytest.mark.target("host")
+def test_deploy_resumes(deployed: tuple[Path, str], digits_run: Path, shifted_dir: Path) -> None:
+    project, _ = deployed
+    before = _weights(project)
+    (project / "build" / "weights.bin").unlink()
+    newest = max((project / "build" / s for s in SLOTS), key=lambda s: struct.unpack_from("<Q", s.read_bytes(), 24))
+    newest.unlink()  # step 24; what is left is that of step 20
+    options = ["--variant", "FT", "--k", 1, "--data", shifted_dir, "--samples", 12, "--epochs", 2, "--lr", 0.02]
+    options += ["--test-samples", 10, "--checkpoint-every", 5, "--cores", 2, "--out", project, "--execute", "--resume"]
+    result = cli("deploy", "--target", "host", "--from", digits_run, *options)
+    assert result.exit_code == 0, result.output
+    assert "went on from a checkpoint after step 20" in result.stdout
+    assert _weights(project) == before
+    options[options.index(0.02)] = 0.03
+    result = cli("deploy", "--target", "host", "--from", digits_run, *options)
+    assert result.exit_code == 1
+    assert re.match(r"error: .*holds no run with these options .*: leave out --resume\n$", result.stderr)
+
+
+@pytest.mark.target("host")
+def test_device_weights_are_what_eval_and_training_take(
+    deployed: tuple[Path, str], digits_run: Path, shifted_dir: Path, tmp_path: Path
+) -> None:
+    project, _ = deployed
+    file = project / "weights.bin"
+    header, values = read_weights(file)
+    model, config = load_device_weights(digits_run, file)
+    parameters = dict(model.named_parameters())
+    assert {t.name for t in header.tensors} == {n for n, p in parameters.items() if p.requires_grad}
+    for name, value in values.items():
+        np.testing.assert_array_equal(parameters[name].detach().numpy(), value)
+    assert (config.train.bn, config.variant.label) == ("folded", "FT K=1")
+    plain, trained = (
+        json.loads(cli("eval", digits_run, "--data", shifted_dir, "--json", *more).stdout)
+        for more in ((), ("--device-weights", file))
+    )
+    assert plain["accuracy"] != trained["accuracy"]
+    run_dir, _ = import_weights(digits_run, file, tmp_path / "run")
+    assert json.loads(cli("eval", run_dir, "--data", shifted_dir, "--json").stdout) == trained
+    assert read_run(run_dir).train.bn == "folded"
+    options = ("--variant", "FT", "--k", 1, "--data", shifted_dir, "--epochs", 1, "--threads", 1)
+    result = cli("train", "--from", run_dir, *options, "--out", tmp_path / "on")
+    assert result.exit_code == 0, result.output
+    again = cli("deploy", "--target", "host", "--from", run_dir, "--out", tmp_path / "p", "--epochs", 1)
+    assert again.exit_code == 0, again.output
+
+
+@pytest.mark.target("host")
+def test_weights_of_another_net_or_run_are_refused(
+    deployed: tuple[Path, str], digits_run: Path, digits_dir: Path, tmp_path: Path
+) -> None:
+    file = deployed[0] / "weights.bin"
+    common = ("train", "--data", digits_dir, "--epochs", 1, "--threads", 1)
+    for name, options, message in (
+        ("arch", ("--arch", "fdmobilenet_wd4"), "weights of another net"),
+        ("seed", ("--seed", 3), "on top of other weights"),
+    ):
+        assert cli(*common, *options, "--out", tmp_path / name).exit_code == 0
+        result = cli("import-weights", tmp_path / name, file, "--out", tmp_path / "new")
+        assert result.exit_code == 1
+        assert re.match(rf"error: .*{message}.*name the run that was deployed\n$", result.stderr)
+        assert not (tmp_path / "new").exists()
+    (tmp_path / "cut").write_bytes(file.read_bytes()[:-5])
+    result = cli("eval", digits_run, "--device-weights", tmp_path / "cut")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert "is cut" in result.stderr
+
+
+@pytest.mark.target("host")
+def test_a_failed_comparison_exits_with_3(
+    digits_run: Path, shifted_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinyclf.device_run.LOSS_BOUND", 1e-12)
+    monkeypatch.setattr("tinyclf.device_run.DRIFT", 0.0)
+    options = ("--variant", "LP", "--data", shifted_dir, "--samples", 3, "--epochs", 1, "--test-samples", 0)
+    result = cli("deploy", "--target", "host", "--from", digits_run, *options, "--out", tmp_path / "p", "--execute")
+    assert result.exit_code == 3
+    assert re.match(r"error: 1 of 3 comparisons with PyTorch fail, first: loss of every step\n$", result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--epochs 1", "--epochs needs --from RUN"),
+        ("--epochs 1 --from {run} --momentum 0.9", "--momentum is for --steps: a run of --epochs updates by plain SGD"),
+        ("--epochs 1 --from {run} --batch 4", "--batch is for --steps"),
+        ("--epochs 0 --from {run}", "--epochs and --samples must be at least 1"),
+        ("--epochs 1 --samples 0 --from {run}", "--epochs and --samples must be at least 1"),
+        ("--epochs 1 --samples 99999 --from {run}", r"--samples 99999: the train split has"),
+        ("--epochs 1 --test-samples 99999 --from {run}", r"--test-samples 99999: the test split has"),
+        ("--epochs 1 --test-samples -1 --from {run}", "--test-samples and --checkpoint-every must be at least 0"),
+        ("--epochs 1 --lr nan --from {run}", "--lr must be above 0"),
+        ("--epochs 1 --seed -1 --from {run}", "--seed must be in"),
+        ("--epochs 1 --steps 5 --from {run}", "--steps and --epochs both say"),
+        ("--epochs 1 --resume --from {run}", "--resume goes on with a run: add --execute"),
+        ("--epochs 1 --samples 2 --resume --execute --from {run} --out nothing", "nothing: holds no run with these"),
+        ("--test-samples 3", "belong to a training run: add --epochs"),
+    ],
+)
+def test_bad_options(
+    arguments: str, message: str, digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = cli("deploy", "--target", "host", *arguments.format(run=digits_run).split())
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert re.search(message, result.stderr), result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,124 @@
+"""Training runs on the device: what deploy does with --epochs, and the command import-weights."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tinyclf.cli.program import FOLDER, main
+
+if TYPE_CHECKING:
+    from tinyclf.device_run import TrainingReport
+    from tinyclf.jobs import Request
+
+SHOWN_STEPS = 10  # of the losses, spread over the run
+
+
+def deploy_training(
+    request: Request, settings: dict[str, Any], project: Path, *, cores: int | None, run_it: bool, resume: bool
+) -> None:
+    """Emit a training run, and with `run_it` build, run and compare it; `settings` are TrainingRequest's own."""
+    from math import isfinite
+
+    from tinyclf.device_run import emit_training, execute_training
+    from tinyclf.errors import BadInput, CheckFailed
+    from tinyclf.training_jobs import TrainingRequest, make_training_job
+
+    _refuse_options(request)
+    if resume and not run_it:
+        raise BadInput("--resume goes on with a run: add --execute")
+    shared = ("target", "from_run", "variant", "data", "num_samples", "learning_rate", "weight_decay", "seed")
+    job = make_training_job(TrainingRequest(**{name: getattr(request, name) for name in shared}, **settings))
+    emit_training(job, request.target, project, num_cores=cores, resume=resume)
+    num_train, num_test = len(job.samples.train_labels), len(job.samples.test_labels)
+    click.echo(
+        f"{project}: C project for {request.target.name}, {job.num_epochs} epochs on {num_train:,} samples, "
+        f"{num_test:,} test samples, learning rate {job.learning_rate:g}"
+    )
+    if not run_it:
+        click.echo(f"next: make -C {project} run")
+        return
+    click.echo("building and running it ...")
+    variables = [f"NUM_CORES={cores}"] if cores else []
+    report = execute_training(
+        job, request.target, project, *variables, on_end=lambda: click.echo("the same run in PyTorch ...")
+    )
+    click.echo("\n".join(report_lines(report)))
+    click.echo(f"every figure: {project / 'report.json'}; weights: {project / 'weights.bin'}")
+    if not report.passed:
+        if not all(isfinite(loss) for pair in report.losses for loss in pair):
+            raise CheckFailed("the loss overflowed: try a smaller --lr")
+        failed = [c.name for c in report.checks if c.verdict.value == "FAIL"]
+        raise CheckFailed(f"{len(failed)} of {len(report.checks)} comparisons with PyTorch fail, first: {failed[0]}")
+    click.echo(f"next: tinyclf import-weights {request.from_run} {project / 'weights.bin'}")
+
+
+UPDATE_OPTIONS = ("optimizer", "momentum", "batch", "clip", "schedule", "loss")
+
+
+def _refuse_options(request: Request) -> None:
+    from click.core import ParameterSource
+
+    from tinyclf.errors import BadInput
+    from tinyclf.jobs import Request
+
+    if click.get_current_context().get_parameter_source("num_steps") is ParameterSource.COMMANDLINE:
+        raise BadInput("--steps and --epochs both say how long to train: give one of them")
+    for option in fields(Request):
+        if option.name in UPDATE_OPTIONS and getattr(request, option.name) != option.default:
+            raise BadInput(f"--{option.name} is for --steps: a run of --epochs updates by plain SGD after each sample")
+    if request.from_run and (request.arch or request.size or request.num_classes):
+        raise BadInput("--from RUN already says architecture, size and classes: leave out --arch, --size and --classes")
+
+
+def report_lines(report: TrainingReport) -> list[str]:
+    """Return a training run's report for people."""
+    lines = []
+    if report.resumed_after is not None:
+        lines.append(f"went on from a checkpoint after step {report.resumed_after:,}")
+    num = len(report.losses)
+    shown = sorted({round(i * (num - 1) / (SHOWN_STEPS - 1)) for i in range(SHOWN_STEPS)})
+    lines += ["", f"{'step':>6}  {'loss here':>12}  {'PyTorch':>12}" + ("        cycles" if report.cycles else "")]
+    for step in shown:
+        here, pytorch = report.losses[step]
+        cycles = f"  {report.cycles[step]:>12,}" if report.cycles else ""
+        lines.append(f"{step:>6}  {here:>12.6g}  {pytorch:>12.6g}{cycles}")
+    if report.cycles:
+        lines.append(f"cycles per step, on average: {sum(report.cycles) / num:,.0f}")
+    if report.num_test:
+        lines += ["", f"accuracy on {report.num_test:,} test samples:         here   PyTorch"]
+        for when, pair in (("before", report.right_before), ("after", report.right_after)):
+            here, pytorch = (right / report.num_test for right in pair)
+            lines.append(f"  {when:<36} {here:8.2%}  {pytorch:8.2%}")
+    width = max(len(c.name) for c in report.checks)
+    lines += ["", f"{'largest difference from PyTorch':<{width}}    error    bound"]
+    lines += [f"{c.name:<{width}}  {c.error:>7.1e}  {c.bound:>7g}  {c.verdict.value}" for c in report.checks]
+    lines.append(f"bounds: {report.checks[0].bound_from}")
+    if any(c.verdict.value == "drift" for c in report.checks):
+        lines.append("drift: PyTorch's own run in float32 leaves its run in float64 as fast; rounding is amplified")
+    return lines
+
+
+@main.command("import-weights")
+@click.argument("run", type=FOLDER)
+@click.argument("file", type=FOLDER)
+@click.option("--out", type=FOLDER, metavar="DIR", help="Run directory to write. Default: the next number in runs/.")
+def import_weights(run: Path, file: Path, out: Path | None) -> None:
+    """Make a run directory from RUN and the weights that a device trained, weights.bin of a training run.
+
+    RUN is the run that was deployed: FILE holds only what was trained. Every command takes the new run: eval, predict,
+    export, deploy, and train --from goes on where the device stopped. Its BatchNorm is folded, as on the device.
+
+    \b
+    Example:
+      tinyclf import-weights demo/clean deployed/host-clean-FT-K1/weights.bin --out demo/from-device
+    """
+    from tinyclf.training_jobs import import_weights as make_run
+
+    run_dir, accuracy = make_run(run, file, out)
+    click.echo(f"validation accuracy {accuracy:.1%}")
+    click.echo(f"run directory: {run_dir}")
+    click.echo(f"next: tinyclf eval {run_dir} --split test")
