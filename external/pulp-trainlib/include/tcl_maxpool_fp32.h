@@ -1,4 +1,4 @@
-/* Maximum pooling with padding, CHW; PULP-TrainLib's has no padding. */
+/* Maximum pooling with padding, CHW. */
 #ifndef TCL_MAXPOOL_FP32_H
 #define TCL_MAXPOOL_FP32_H
 

@@ -1,4 +1,4 @@
-/* ReLU6, for which PULP-TrainLib has no kernel. */
+/* ReLU6: ReLU that stops at 6. */
 #ifndef TCL_RELU6_FP32_H
 #define TCL_RELU6_FP32_H
 
