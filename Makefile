@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 APT_PACKAGES := $(shell cat apt-packages.txt)
-C_SOURCES := $(wildcard deployers/*.[ch] deployers/*/*.[ch] external/pulp-trainlib/*/*.[ch])
+C_SOURCES := $(wildcard deployers/*.[ch] deployers/*/*.[ch] external/pulp-trainlib/*/*.[ch] tests/fuzz/*.c)
 
 help:
 	@echo 'make demo      set up, then train, adapt, deploy and verify on handwritten digits (under 6 minutes)'

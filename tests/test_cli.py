@@ -42,7 +42,9 @@ def parse(line: str) -> None:
         child = command.get_command(click.Context(command), arguments.pop(0))
         assert child is not None, line
         command = child
-    command.make_context("x", arguments)
+    # With the program's settings: click keeps the help option that a command's first context gives it.
+    parent = click.Context(cli.main, help_option_names=cli.main.context_settings["help_option_names"])
+    command.make_context("x", arguments, parent=parent)
 
 
 def commands(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
