@@ -123,7 +123,9 @@ def test_two_steps_of_other_nets_in_gvsoc(
 def test_nets_with_larger_windows_and_maximum_pooling(
     target: Target, arch: str, variant: Variant, tmp_path: Path
 ) -> None:
-    _execute(_job(arch, variant, size=32, num_steps=2, num_samples=2), target, tmp_path / "project")
+    # At 0.01 the second step of MnasNet starts so far away that it amplifies the rounding of the first.
+    job = _job(arch, variant, size=32, num_steps=2, num_samples=2)
+    _execute(replace(job, rule=replace(job.rule, learning_rate=0.001)), target, tmp_path / "project")
 
 
 @on_targets("host")
