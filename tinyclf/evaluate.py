@@ -96,7 +96,7 @@ def assess_run(
 ) -> Assessment:
     """Measure all there is to measure of a run; with `num_resamples`, bootstrap intervals too.
 
-    `loaded` is the model and the run if they are not those that `path` holds.
+    `loaded` is the model and the run if they are loaded already, or are not those that `path` holds.
 
     Raises:
         BadInput: as `evaluate_run`.
@@ -117,7 +117,7 @@ def predict_run(
 ) -> tuple[Split, NDArray[np.float32]]:
     """Return a split of a run's own dataset, or of the folder `data`, and the logits (N, C) of the run's best model.
 
-    `loaded` is the model and the run if they are not those that `path` holds.
+    `loaded` is the model and the run if they are loaded already, or are not those that `path` holds.
 
     Raises:
         BadInput: the run or the dataset cannot be read, or their classes differ.

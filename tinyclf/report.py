@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from tinyclf import __version__
 from tinyclf.card import CardFacts, Measured, model_card
@@ -17,7 +18,7 @@ from tinyclf.evaluate import LEVEL, Assessment, assess_run
 from tinyclf.files import write_text
 from tinyclf.models import num_macs, num_parameters
 from tinyclf.plots import write_plots
-from tinyclf.runs import CARD_FILE, EpochRow, RunConfig, empty_model, read_rows, read_run
+from tinyclf.runs import CARD_FILE, RunConfig, best_of, load_run, read_rows
 
 NUM_RESAMPLES = 1000
 # Said elsewhere in the card, or nothing about how the model was trained.
@@ -32,25 +33,24 @@ def write_report(run_dir: Path) -> None:
 
     Writes the model card, and confusion.png, pr_roc.png and reliability.png of the test (else validation) split.
     """
-    run, rows = read_run(run_dir), read_rows(run_dir)
+    model, run = load_run(run_dir)
     dataset = open_dataset(run.data)
     found: dict[str, Assessment] = {
-        split: assess_run(run_dir, split=split, num_resamples=NUM_RESAMPLES)
+        split: assess_run(run_dir, split=split, num_resamples=NUM_RESAMPLES, loaded=(model, run))
         for split in ("validation", "test")
         if split in dataset.manifest.splits
     }
     shown = found.get("test") or found["validation"]
     write_plots(run_dir, shown.metrics, shown.logits, shown.split.labels)
-    write_text(run_dir / CARD_FILE, model_card(_facts(run_dir, run, rows, dataset, found)))
+    write_text(run_dir / CARD_FILE, model_card(_facts(run_dir, run, model, dataset, found)))
 
 
 def _facts(
-    run_dir: Path, run: RunConfig, rows: list[EpochRow], dataset: Dataset, found: dict[str, Assessment]
+    run_dir: Path, run: RunConfig, model: nn.Module, dataset: Dataset, found: dict[str, Assessment]
 ) -> CardFacts:
-    best = rows[0]
-    for row in rows:
-        best = row if row.better_than(best) else best
-    model = empty_model(run)
+    rows = read_rows(run_dir)
+    best = best_of(rows)
+    assert best is not None, "a run that is reported on has finished an epoch"
     manifest = dataset.manifest
     return CardFacts(
         name=f"{run_dir.name}: {run.arch}, {run.variant.label}",

@@ -203,6 +203,14 @@ def read_rows(run_dir: Path) -> list[EpochRow]:
     return [EpochRow(**{**table, "epoch": int(table["epoch"])}) for table in tables]
 
 
+def best_of(rows: Sequence[EpochRow]) -> EpochRow | None:
+    """Return the best epoch, the first of equals; None where there are no rows."""
+    best = None
+    for row in rows:
+        best = row if best is None or row.better_than(best) else best
+    return best
+
+
 def _read_metadata(file: Path) -> str:
     from safetensors import safe_open
 

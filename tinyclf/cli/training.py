@@ -151,13 +151,11 @@ def _go_on(run_dir: Path) -> None:
 
 def _say_end(run_dir: Path) -> None:
     from tinyclf.parallel import is_first_process
-    from tinyclf.runs import read_rows
+    from tinyclf.runs import best_of, read_rows
 
     if not is_first_process():
         return
-    best = None
-    for row in read_rows(run_dir):
-        best = row if best is None or row.better_than(best) else best
+    best = best_of(read_rows(run_dir))
     if best:
         click.echo(f"best: epoch {best.epoch}, validation accuracy {best.val_accuracy:.1%}")
     click.echo(f"run directory: {run_dir}")
