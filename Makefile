@@ -6,14 +6,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 APT_PACKAGES := $(shell cat apt-packages.txt)
-C_SOURCES := $(wildcard deployers/*.[ch] deployers/*/*.[ch] external/pulp-trainlib/*/*.[ch] tests/fuzz/*.c)
+C_SOURCES := $(wildcard deployers/*.[ch] deployers/*/*.[ch] deployers/*/*/*.[ch] external/pulp-trainlib/*/*.[ch] \
+	tests/*.h tests/fuzz/*.c benchmarks/*.c)
 
 help:
 	@echo 'make demo      set up, then train, adapt, deploy and verify on handwritten digits (under 6 minutes)'
 	@echo 'make test      set up, then lint, type check and run all tests'
 	@echo 'make setup     make the virtual environment $(VENV)'
 	@echo 'make system    install the system packages that QEMU and PULP need (apt, as root or with sudo)'
-	@echo 'make bench     measure training steps in the simulator and rewrite benchmarks/device.md'
+	@echo 'make bench-device  measure steps and kernels in the simulator; rewrite benchmarks/device.* and kernels.*'
 	@echo 'make format    format Python and C'
 
 demo: setup
@@ -26,8 +27,9 @@ test: system-if-root setup-dev
 	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
 	$(BIN)/pytest -n 2
 
-bench: setup-dev
+bench-device: setup-dev
 	$(BIN)/python -m benchmarks.device
+	$(BIN)/python -m benchmarks.kernels
 
 format: setup-dev
 	$(BIN)/ruff check --fix
@@ -72,4 +74,4 @@ system-if-root:
 	else for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	[ -z "$$missing" ] || echo "--- not installed, tests that need them are skipped ('make system' installs):$$missing"; fi
 
-.PHONY: help demo test bench format setup setup-dev system system-if-root
+.PHONY: help demo test bench-device format setup setup-dev system system-if-root

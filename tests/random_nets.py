@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
+
+from tinyclf.variants import Variant
 
 MAX_CHANNELS = 9
 
@@ -146,3 +149,20 @@ def _train_some(rng: random.Random, net: nn.Module) -> None:
         parameter.requires_grad_(trained)
     if not any(p.requires_grad for p in net.parameters()):
         parameters[first][1].requires_grad_(True)
+
+
+def random_variant(rng: random.Random, net: RandomNet) -> Variant:
+    """Return a selection of layers of `net` by names and globs, perhaps only biases, perhaps fractions of channels."""
+    layers = [(name, m) for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    name, layer = rng.choice(layers)
+    globs = {name, rng.choice(("output", "features.*", "*.0*", f"{name[:-1]}?"))} if len(layers) > 2 else {name}
+    globs = {glob if _matched(layers, glob) else "output" for glob in globs}
+    bias_only = layer.bias is not None and rng.random() < 0.3
+    channels = [("*", rng.choice((0.2, 0.5, 1 / 3, 0.7)))] if rng.random() < 0.7 else []
+    if rng.random() < 0.5:
+        channels.append((name, rng.choice((0.4, 0.6, 1.0))))
+    return Variant("layers", 0, tuple(sorted(globs)), bias_only, tuple(channels))
+
+
+def _matched(layers: list[tuple[str, nn.Module]], glob: str) -> bool:
+    return any(fnmatchcase(name, glob) for name, _ in layers)

@@ -99,6 +99,7 @@ def test_examples_in_the_help_can_be_parsed() -> None:
         "train --help",
         "eval -h",
         "memory -h",
+        "deploy -h",
         "doctor -h",
         "models -h",
         "data check -h",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 import struct
 import subprocess
 import zlib
@@ -18,6 +19,7 @@ from tinyclf.device_files import (
     TrainedTensor,
     WeightsHeader,
     number_of,
+    read_features,
     read_log,
     read_weights,
     samples_bytes,
@@ -77,7 +79,7 @@ def test_crc_is_zlibs(library: ctypes.CDLL) -> None:
 
 def test_every_refusal_of_the_c_reader_has_words() -> None:
     header = (LIBRARY / "include" / "tcl_files.h").read_text()
-    codes = {int(line.split("=")[1].split("/")[0].strip(" ,")) for line in header.splitlines() if " = " in line}
+    codes = {int(code) for code in re.findall(r"^    TCL_\w+ = (\d+)", header, re.MULTILINE)}
     assert codes - {0, 11} == set(REFUSALS)  # 0: accepted; 11: no slot, which is no refusal
 
 
@@ -160,6 +162,19 @@ def test_a_log_with_a_hole_is_refused(tmp_path: Path) -> None:
         (tmp_path / "log").write_bytes(content)
         with pytest.raises(BadInput, match="does not hold the 5 entries"):
             read_log(tmp_path / "log", num_steps=3)
+
+
+def test_features_come_back_or_are_refused(tmp_path: Path) -> None:
+    rows = [struct.pack("<Qf3bxfb3x", i + 1, i / 2, i, -i, 127, 0.25, -i) for i in range(3)]
+    (tmp_path / "f").write_bytes(b"".join(rows))
+    (scales, codes), (others, single) = read_features(tmp_path / "f", num_samples=3, sizes=(3, 1))
+    assert scales.tolist() == [0, 0.5, 1]
+    assert codes.tolist() == [[0, 0, 127], [1, -1, 127], [2, -2, 127]]
+    assert (others.tolist(), single.tolist()) == ([0.25] * 3, [[0], [-1], [-2]])
+    for content in (b"".join(rows[:2]), rows[0] + bytes(24) + rows[2], b"".join(rows)[:-1], b""):
+        (tmp_path / "f").write_bytes(content)
+        with pytest.raises(BadInput, match="does not hold the features of 3 samples"):
+            read_features(tmp_path / "f", num_samples=3, sizes=(3, 1))
 
 
 def test_numbers_name_parts_not_their_concatenation() -> None:

@@ -23,9 +23,20 @@ from torch import nn
 
 from tinyclf import targets
 from tinyclf.deploy import Comparison
-from tinyclf.device_files import Samples, read_weights, shuffled
-from tinyclf.device_run import TrainingJob, _is_drift, emit_training, execute_training, reference, run_program
-from tinyclf.errors import BadInput, ToolFailed
+from tinyclf.device_files import Samples, read_weights, samples_bytes, shuffled
+from tinyclf.device_run import (
+    TrainingJob,
+    TrainingReport,
+    _is_drift,
+    emit_training,
+    execute_training,
+    features_of,
+    reference,
+    run_program,
+)
+from tinyclf.elf import read_elf
+from tinyclf.errors import BadInput, DoesNotFit, ToolFailed
+from tinyclf.rules import UpdateRule
 from tinyclf.runs import read_run
 from tinyclf.targets import Target, find_target
 from tinyclf.training_jobs import import_weights, load_device_weights
@@ -35,7 +46,18 @@ from tinyclf.verdicts import Verdict, judge
 SLOTS = ("slot0.bin", "slot1.bin")
 
 
-def _job(*, num_train: int = 6, num_epochs: int = 3, checkpoint_every: int = 2, num_test: int = 5) -> TrainingJob:
+PLAIN = UpdateRule(0.05, weight_decay=1e-3)
+
+
+def _job(
+    *,
+    num_train: int = 6,
+    num_epochs: int = 3,
+    checkpoint_every: int = 2,
+    num_test: int = 5,
+    rule: UpdateRule = PLAIN,
+    cache: str = "off",
+) -> TrainingJob:
     """Return a run of a net of two layers on images of 6x5, the first one frozen."""
     rng = np.random.default_rng(5)
     torch.manual_seed(5)
@@ -57,11 +79,11 @@ def _job(*, num_train: int = 6, num_epochs: int = 3, checkpoint_every: int = 2, 
         num_classes=3,
         num_epochs=num_epochs,
         checkpoint_every=checkpoint_every,
-        learning_rate=0.05,
-        weight_decay=1e-3,
+        rule=rule,
         seed=9,
         source=1,
         command="tests",
+        cache=cache,
     )
 
 
@@ -77,7 +99,7 @@ def _weights(project: Path) -> bytes:
 
 def _anew(project: Path) -> None:
     """Empty the storage, as make restart does."""
-    for name in (*SLOTS, "log.bin", "weights.bin"):
+    for name in (*SLOTS, "features.bin", "log.bin", "weights.bin"):
         (project / "build" / name).write_bytes(b"")
 
 
@@ -115,11 +137,66 @@ def test_the_order_of_the_reference_is_the_devices(target: Target, tmp_path: Pat
     assert all((tmp_path / "p" / "build" / name).stat().st_size == 0 for name in SLOTS)  # no checkpoints asked for
 
 
+# --- every rule -------------------------------------------------------------------------------------------------------
+
+RULES = {
+    "momentum": UpdateRule(0.02, momentum=0.9, weight_decay=1e-3),
+    "adam": UpdateRule(0.003, optimizer="adam", weight_decay=1e-3),
+    "adam, other betas": UpdateRule(0.003, optimizer="adam", beta1=0.5, beta2=0.9, epsilon=1e-3, warmup=5),
+    "batch 4": UpdateRule(0.05, batch=4, weight_decay=1e-3),
+    "batch 7": UpdateRule(0.05, batch=7, momentum=0.5),
+    "clip": UpdateRule(0.05, clip=0.5, weight_decay=1e-3),
+    "cosine": UpdateRule(0.05, schedule="cosine", num_updates=18),
+    "step": UpdateRule(0.05, schedule="step", num_updates=18, gamma=0.3, milestones=(0.2, 0.6)),
+    "mse": UpdateRule(0.02, loss="mse"),
+    "all": UpdateRule(0.003, optimizer="adam", batch=4, clip=0.2, schedule="cosine", num_updates=4, weight_decay=0.01),
+}
+
+
+def _passes(job: TrainingJob, target: Target, project: Path) -> TrainingReport:
+    """Emit, build and run `job`; nothing may drift, and the run must have learnt and left the plain rule's weights."""
+    emit_training(job, target, project)
+    report = execute_training(job, target, project)
+    assert {c.verdict for c in report.checks} <= {Verdict.EXACT, Verdict.WITHIN_BOUND}, report.checks
+    assert max(abs(a - b) for a, b in report.losses) < 1e-4, "float32 over 18 steps of a small net"
+    _, weights = read_weights(project / "build" / "weights.bin")
+    plain = reference(replace(job, rule=PLAIN)).weights
+    assert all(np.abs(weights[name] - value).max() > 1e-4 for name, value in plain.items()), "no other rule's weights"
+    return report
+
+
+@on_targets("host")
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_is_pytorchs(target: Target, name: str, tmp_path: Path) -> None:
+    rule = RULES[name]
+    report = _passes(_job(rule=rule), target, tmp_path / "p")
+    saved = json.loads((tmp_path / "p" / "report.json").read_text())
+    assert saved["update_rule"]["batch"] == rule.batch
+    assert (saved["updates"], saved["samples_left_over"]) == divmod(len(report.losses), rule.batch)
+
+
+@on_targets("qemu", "pulp")
+def test_all_of_a_rule_on_simulated_chips(target: Target, tmp_path: Path) -> None:
+    _passes(_job(rule=RULES["all"]), target, tmp_path / "p")
+
+
+@on_targets("host")
+def test_samples_that_fill_no_batch_change_no_weight(target: Target, tmp_path: Path) -> None:
+    job = _job(num_train=6, num_epochs=3, rule=UpdateRule(0.05, batch=12))  # one update, in the midst of an epoch
+    emit_training(job, target, tmp_path / "p")
+    assert execute_training(job, target, tmp_path / "p").passed
+    once, changed = _weights(tmp_path / "p"), reference(job).weights["4.bias"]
+    assert np.abs(changed - job.model[4].bias.detach().numpy()).max() > 1e-3
+    emit_training(replace(job, num_epochs=2), target, tmp_path / "p")
+    run_program(_built(replace(job, num_epochs=2), target, tmp_path / "p"))
+    assert _weights(tmp_path / "p") == once, "the six samples behind the batch changed something"
+
+
 @on_targets("host")
 def test_a_wrong_rate_fails(target: Target, tmp_path: Path) -> None:
     job = _job()
     emit_training(job, target, tmp_path / "p")
-    report = execute_training(replace(job, learning_rate=0.06), target, tmp_path / "p")
+    report = execute_training(replace(job, rule=replace(PLAIN, learning_rate=0.06)), target, tmp_path / "p")
     assert not report.passed
     assert report.checks[0].verdict is Verdict.FAIL
     assert report.checks[0].error > 1e-3
@@ -140,6 +217,21 @@ def test_one_core_gives_the_same_bits(target: Target, tmp_path: Path) -> None:
         run_program(project, *variables)
         weights.append(_weights(project))
     assert weights[0] == weights[1]
+
+
+@on_targets("host")
+def test_recomputation_gives_the_same_bits(target: Target, tmp_path: Path) -> None:
+    layers = [layer for i in range(6) for layer in (nn.Conv2d(6 if i else 2, 6, 3, padding=1), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(6 * 6 * 5, 3))
+    weights, arenas = [], []
+    for recompute in (False, True):
+        job = replace(_job(), model=model, variant=Variant("full"), recompute=recompute)
+        program = emit_training(job, target, tmp_path / "p")
+        assert execute_training(job, target, tmp_path / "p").passed
+        weights.append(_weights(tmp_path / "p"))
+        arenas.append(program.plan.arena_bytes)
+    assert weights[0] == weights[1]
+    assert arenas[1] < arenas[0]
 
 
 def test_verdicts() -> None:
@@ -177,6 +269,125 @@ def test_drift_is_what_pytorchs_own_float32_run_does_too() -> None:
     assert not _is_drift(job, np.full(len(own), np.nan), expected)
 
 
+# --- features that are kept -------------------------------------------------------------------------------------------
+
+
+@on_targets()
+def test_kept_features_are_the_same_bits(target: Target, tmp_path: Path) -> None:
+    weights, logs, cycles = [], [], []
+    for cache in ("off", "fp32"):
+        job = _job(cache=cache, rule=RULES["all"])
+        emit_training(job, target, tmp_path / cache)
+        report = execute_training(job, target, tmp_path / cache)
+        assert report.passed
+        weights.append(_weights(tmp_path / cache))
+        logs.append(_values(tmp_path / cache))
+        cycles.append(report.cycles)
+    assert weights[0] == weights[1]
+    assert np.array_equal(logs[0], logs[1])
+    if target.counts_cycles:
+        (_, plain), (_, kept) = ((sum(c[:6]), sum(c[6:])) for c in cycles)
+        assert kept < plain
+    elf = read_elf(tmp_path / "fp32" / targets.ELF)
+    assert elf.symbol_bytes["tcl_kept_features"] == 6 * 4 * (1 + 4 * 4 * 3)
+    saved = json.loads((tmp_path / "fp32" / "report.json").read_text())["kept_features"]
+    assert saved["bytes"] == 6 * 4 * (1 + 4 * 4 * 3)
+    assert saved["tensors"] == [{"name": "first.output", "layer": "relu", "num_elements": 48}]
+
+
+@on_targets()
+def test_features_in_eight_bits_are_pytorchs(target: Target, tmp_path: Path) -> None:
+    job = _job(cache="int8")
+    emit_training(job, target, tmp_path / "p")
+    report = execute_training(job, target, tmp_path / "p")
+    assert {c.verdict for c in report.checks} <= {Verdict.EXACT, Verdict.WITHIN_BOUND}, report.checks
+    assert "kept features" in [c.name for c in report.checks]
+    assert report.features is not None
+    assert report.features.num_bytes == 6 * (4 + 4 + 48)
+    exact = reference(replace(job, cache="off")).losses
+    apart = [abs(a - b) for (a, _), b in zip(report.losses, exact, strict=True)]
+    assert 1e-4 < max(apart) < 0.1, "the quantisation is in the run, and small"
+    assert max(abs(a - b) for a, b in report.losses) < 1e-5
+
+
+@on_targets("host")
+@pytest.mark.parametrize("place", ["scale", "code"])
+def test_wrong_features_fail(target: Target, place: str, tmp_path: Path) -> None:
+    job = _job(cache="int8")
+    emit_training(job, target, tmp_path / "p")
+    source = tmp_path / "p" / "trainlib" / "src" / "tcl_features.c"
+    right, wrong = {"scale": ("/= MOST", "/= 126.0f"), "code": ("lrintf(", "truncf(")}[place]
+    assert right in source.read_text()
+    source.write_text(source.read_text().replace(right, wrong))
+    report = execute_training(job, target, tmp_path / "p")
+    assert [c.name for c in report.checks if c.name == "kept features" and c.verdict is Verdict.FAIL]
+
+
+class _Branches(nn.Module):
+    """Two values cross into the trained part, one of them also read by a frozen layer; the second in another shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.a, self.b = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.trained = nn.Conv2d(4, 4, 1)
+        self.relu, self.output = nn.ReLU(inplace=True), nn.Linear(4 * 30, 3)
+        self.a.requires_grad_(False)
+        self.b.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.a(x)
+        second = self.b(first)
+        return self.output(torch.flatten(self.relu(self.trained(second) + first), 1))
+
+
+@on_targets("host")
+@pytest.mark.parametrize("cache", ["fp32", "int8"])
+def test_all_that_crosses_is_kept(target: Target, cache: str, tmp_path: Path) -> None:
+    job = replace(_job(cache=cache), model=_Branches())
+    features = features_of(job)
+    assert features is not None
+    assert {t.layer for t in features.tensors} == {"a", "b"}
+    emit_training(job, target, tmp_path / "p")
+    report = execute_training(job, target, tmp_path / "p", "SANITIZE=address,undefined")
+    assert {c.verdict for c in report.checks} <= {Verdict.EXACT, Verdict.WITHIN_BOUND}, report.checks
+    emit_training(replace(job, cache="off"), target, tmp_path / "off")
+    run_program(_built(replace(job, cache="off"), target, tmp_path / "off"))
+    same = _weights(tmp_path / "off") == _weights(tmp_path / "p")
+    assert same == (cache == "fp32")
+
+
+@on_targets("host")
+def test_number_of_cores_does_not_change_features(target: Target, tmp_path: Path) -> None:
+    kept = []
+    for variables in ((), ("NUM_CORES=1",), ("NUM_CORES=3", "SANITIZE=thread")):
+        project = _built(_job(cache="int8"), target, tmp_path / "p", *variables)
+        run_program(project, *variables)
+        kept.append(((project / "build" / "features.bin").read_bytes(), _weights(project)))
+    assert kept[0] == kept[1] == kept[2]
+
+
+def test_features_that_do_not_fit_or_help_are_refused(tmp_path: Path) -> None:
+    job = _job(num_train=9000, num_epochs=1, cache="fp32")
+    with pytest.raises(
+        DoesNotFit, match=r"bytes of L2 .*kept features 1,764,000, .*: try fewer --samples, no --cache"
+    ) as refusal:
+        emit_training(job, find_target("pulp"), tmp_path / "p")
+    assert len(str(refusal.value).splitlines()) == 1
+    emit_training(replace(job, cache="int8"), find_target("pulp"), tmp_path / "p")  # 504,000
+    job.model.requires_grad_(True)
+    with pytest.raises(BadInput, match="the first layer is trained: leave out --cache"):
+        features_of(job)
+
+
+@on_targets("host")
+def test_samples_of_another_number_are_refused(target: Target, tmp_path: Path) -> None:
+    project = _built(_job(cache="int8"), target, tmp_path / "p")
+    other = _job(num_train=7)
+    (project / "data" / "samples.bin").write_bytes(samples_bytes(other.samples, num_classes=3))
+    _refused(project, "another number of training samples than the program keeps features of")
+
+
 # --- cut and resumed --------------------------------------------------------------------------------------------------
 
 # Stands before pwrite: after so many bytes in all (CUT_AFTER) the process is killed in the midst of a write.
@@ -205,14 +416,19 @@ ssize_t pwrite(int file, void const *data, size_t num_bytes, off_t offset)
 
 
 @on_targets("host")
-def test_twenty_cuts_in_the_midst_of_writes_leave_no_trace(target: Target, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "cache"), [("plain", "off"), ("all", "off"), ("all", "int8"), ("plain", "fp32")])
+def test_twenty_cuts_in_the_midst_of_writes_leave_no_trace(
+    target: Target, name: str, cache: str, tmp_path: Path
+) -> None:
     seed = 21
     rng = np.random.default_rng(seed)
-    project = _built(_job(), target, tmp_path / "p")
+    job = _job(rule=RULES.get(name, PLAIN), cache=cache)  # with batches of 4: checkpoints lie within them too
+    project = _built(job, target, tmp_path / "p")
     run_program(project)
     whole, log = _weights(project), _values(project)
     slot_bytes = (project / "build" / "slot0.bin").stat().st_size
     written = 20 * 24 + 10 * slot_bytes + len(whole)  # log entries, slots and weights of one run
+    written += (project / "build" / "features.bin").stat().st_size
     (tmp_path / "cut.c").write_text(_CUT)
     shim = tmp_path / "cut.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, tmp_path / "cut.c", "-ldl"], check=True)
@@ -254,10 +470,11 @@ def test_a_run_that_is_cut_again_and_again_ends_the_same(target: Target, tmp_pat
 
 
 @on_targets("pulp")
-def test_three_cuts_in_gvsoc(target: Target, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "cache"), [("plain", "off"), ("all", "off"), ("all", "int8")])
+def test_three_cuts_in_gvsoc(target: Target, name: str, cache: str, tmp_path: Path) -> None:
     seed = 23
     rng = np.random.default_rng(seed)
-    job = _job(num_train=20, num_epochs=3, checkpoint_every=3)
+    job = _job(num_train=20, num_epochs=3, checkpoint_every=3, rule=RULES.get(name, PLAIN), cache=cache)
     project = _built(job, target, tmp_path / "p")
     run_program(project)
     whole, log = _weights(project), _values(project)
@@ -358,7 +575,7 @@ def test_slots_of_another_run_or_version_are_refused(target: Target, tmp_path: P
     whole = slot.read_bytes()
     for place, message in ((8, "of another net, other samples or other settings"), (4, "another version")):
         changed = bytearray(whole)
-        changed[place] ^= 2
+        changed[place] ^= 3  # 2, the version, becomes 1
         _crc_again(changed, 0, len(changed) - 4)
         slot.write_bytes(changed)
         _refused(project, message)
@@ -405,12 +622,15 @@ def test_a_failure_that_is_no_refusal_stays_one(tmp_path: Path) -> None:
 # --- the command line, and weights that come back ---------------------------------------------------------------------
 
 
+RULE_OPTIONS = ("--batch", 5, "--momentum", 0.5, "--schedule", "step", "--milestones", "0.6", "--cache", "int8")
+
+
 @pytest.fixture(scope="module")
 def deployed(digits_run: Path, shifted_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Return the project of a short run on the host, and what the command printed."""
     project = tmp_path_factory.mktemp("deployed") / "p"
     options = ("--variant", "FT", "--k", 1, "--data", shifted_dir, "--samples", 12, "--epochs", 2, "--lr", 0.02)
-    more = ("--test-samples", 10, "--checkpoint-every", 5, "--cores", 2, "--out", project, "--execute")
+    more = ("--test-samples", 10, "--checkpoint-every", 5, "--cores", 2, "--out", project, "--execute", *RULE_OPTIONS)
     result = cli("deploy", "--target", "host", "--from", digits_run, *options, *more)
     assert result.exit_code == 0, result.output
     return project, result.stdout
@@ -423,9 +643,15 @@ def test_deploy_reports_the_run(deployed: tuple[Path, str], digits_run: Path) ->
     assert re.search(r"loss of every step +\d\.\de-\d\d +0\.001  within bound", printed)
     assert re.search(r"before +\d+\.\d\d% +\d+\.\d\d%", printed)
     assert f"next: tinyclf import-weights {digits_run} {project / 'weights.bin'}" in printed
+    assert "kept of each sample: 1 tensor behind the frozen part (int8)" in printed
+    assert "4 updates, each of 5 samples, across the ends of epochs; the last 4 samples of the run" in printed
     report = json.loads((project / "report.json").read_text())
     assert report["passed"]
     assert len(report["losses"]) == 24
+    assert (report["updates"], report["samples_left_over"], report["update_rule"]["milestones"]) == (4, 4, [0.6])
+    header = (project / "src" / "network.c").read_text().splitlines()[1]
+    assert "--batch 5 --schedule step --milestones 0.6 --seed 0" in header
+    assert "--cache int8 --lr 0.02 --weight-decay 0 --momentum 0.5" in header
     assert "static float arena" in (project / "src" / "network.c").read_text()
     assert not (project / "data" / "labels.bin").exists()  # samples are streamed, not linked
 
@@ -438,6 +664,7 @@ def test_deploy_resumes(deployed: tuple[Path, str], digits_run: Path, shifted_di
     newest = max((project / "build" / s for s in SLOTS), key=lambda s: struct.unpack_from("<Q", s.read_bytes(), 24))
     newest.unlink()  # step 24; what is left is that of step 20
     options = ["--variant", "FT", "--k", 1, "--data", shifted_dir, "--samples", 12, "--epochs", 2, "--lr", 0.02]
+    options += RULE_OPTIONS
     options += ["--test-samples", 10, "--checkpoint-every", 5, "--cores", 2, "--out", project, "--execute", "--resume"]
     result = cli("deploy", "--target", "host", "--from", digits_run, *options)
     assert result.exit_code == 0, result.output
@@ -514,8 +741,17 @@ def test_a_failed_comparison_exits_with_3(
     ("arguments", "message"),
     [
         ("--epochs 1", "--epochs needs --from RUN"),
-        ("--epochs 1 --from {run} --momentum 0.9", "--momentum is for --steps: a run of --epochs updates by plain SGD"),
-        ("--epochs 1 --from {run} --batch 4", "--batch is for --steps"),
+        (
+            "--epochs 2 --samples 3 --from {run} --batch 7",
+            "2 epochs of 3 samples are fewer than the 7 samples of a batch",
+        ),
+        ("--epochs 1 --from {run} --batch -1", "batch is -1: an update needs at least 1 sample"),
+        ("--epochs 1 --from {run} --optimizer adam --momentum 0.9", "momentum is of sgd, adam has its own"),
+        ("--epochs 1 --from {run} --betas 0.9 0.99", "--betas is of adam: add --optimizer adam"),
+        ("--epochs 1 --from {run} --optimizer adam --betas 0.9 1", "beta2 is 1: give 0 or more, and less than 1"),
+        ("--epochs 1 --from {run} --gamma 0.5", "--gamma is of the step schedule: add --schedule step"),
+        ("--epochs 1 --from {run} --schedule step --milestones 0.5,2", "milestones: give shares of the run"),
+        ("--epochs 1 --from {run} --warmup -1", "warmup is -1"),
         ("--epochs 0 --from {run}", "--epochs and --samples must be at least 1"),
         ("--epochs 1 --samples 0 --from {run}", "--epochs and --samples must be at least 1"),
         ("--epochs 1 --samples 99999 --from {run}", r"--samples 99999: the train split has"),
@@ -526,6 +762,8 @@ def test_a_failed_comparison_exits_with_3(
         ("--epochs 1 --steps 5 --from {run}", "--steps and --epochs both say"),
         ("--epochs 1 --resume --from {run}", "--resume goes on with a run: add --execute"),
         ("--epochs 1 --samples 2 --resume --execute --from {run} --out nothing", "nothing: holds no run with these"),
+        ("--cache int8", "belong to a training run: add --epochs"),
+        ("--epochs 1 --samples 3 --variant full --cache int8 --from {run}", "the first layer is trained: leave out"),
         ("--test-samples 3", "belong to a training run: add --epochs"),
     ],
 )

@@ -31,7 +31,7 @@ def test_commands_of_the_readme_parse() -> None:
 def test_make_targets_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     named = set(re.findall(r"\bmake ([a-z-]+)\b", "\n".join(_code_lines()) + " ".join(re.findall(r"`[^`]+`", README))))
-    assert named >= {"demo", "test", "system", "bench", "format"}
+    assert named >= {"demo", "test", "system", "bench-device", "format"}
     for name in named - {"run"}:  # `make run` is the emitted project's
         assert re.search(rf"^{name}:", makefile, re.MULTILINE), name
 

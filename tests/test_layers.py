@@ -11,6 +11,7 @@ import torch
 from conftest import on_targets
 
 from tinyclf import targets
+from tinyclf.channels import trained_channels
 from tinyclf.deploy import write_project
 from tinyclf.emit import Program, emit
 from tinyclf.golden import relative_error
@@ -34,7 +35,7 @@ def _all_cases():
 
 def _combined(lowered: Lowered) -> tuple[Call, ...]:
     """Return the backward pass through the API's function that does both gradients, where there is one."""
-    if not all(p.trained for p in lowered.parameters) or not lowered.parameters:
+    if not all(p.trained and p.trained_channels is None for p in lowered.parameters) or not lowered.parameters:
         return (*lowered.backward_input, *lowered.backward_parameters)
     params, *bias = lowered.backward_parameters
     (inputs,) = lowered.backward_input
@@ -84,7 +85,7 @@ def _cases_graph(*, combined: bool):
         assert lowered.in_place or not case.in_place
         y_grad = Tensor(gradient_name(lowered.output.name), lowered.output.shape, Role.PARAMETER)
         x_grads = [Tensor(gradient_name(x.name), x.shape, Role.GRADIENT) for x in xs if lowered.backward_input]
-        grads = [Tensor(gradient_name(p.name), p.shape, Role.GRADIENT) for p in lowered.trained]
+        grads = [Tensor(gradient_name(p.name), p.trained_shape, Role.GRADIENT) for p in lowered.trained]
         backward = _combined(lowered) if combined else (*lowered.backward_parameters, *lowered.backward_input)
         own_nodes, own_calls = lowered.nodes, (*lowered.forward, *backward)
         if case.in_place:
@@ -108,7 +109,8 @@ def _cases_graph(*, combined: bool):
         y.backward(torch.from_numpy(dy).double()[None])
         results = {lowered.output.name: y[0]}
         results |= {x_grad.name: x.grad for x_grad, x in zip(x_grads, xs_torch, strict=False)}
-        results |= {gradient_name(name): p.grad for name, p in own.items() if p.requires_grad}
+        num = trained_channels(module)
+        results |= {gradient_name(name): p.grad[:num] for name, p in own.items() if p.requires_grad}
         expected |= {name: value.detach().numpy() for name, value in results.items()}
         labels |= {name: f"{case.label}: {name}" for name in results}
     # The arena as a whole is reported after the last call.

@@ -10,8 +10,9 @@ import torch
 
 from tinyclf.ir import Call, Graph, Node, Phase, Role, Tensor
 from tinyclf.lower import training_graph
-from tinyclf.memory import ALIGNMENT, check_plan, lifetimes, max_live, plan_memory, report
+from tinyclf.memory import check_plan, plan_memory, report
 from tinyclf.models import blocks, build_model, fold_batchnorm, freeze, num_parameters
+from tinyclf.placement import ALIGNMENT, lifetimes, max_live
 from tinyclf.variants import Variant
 
 
@@ -27,7 +28,7 @@ def _variants(arch: str) -> list[Variant]:
 
 
 @pytest.mark.parametrize("size", [32, 96, 128])
-@pytest.mark.parametrize("arch", ["mobilenet_wd4", "fdmobilenet_wd4"])
+@pytest.mark.parametrize("arch", ["mobilenet_wd4", "fdmobilenet_wd4", "dscnn"])
 def test_peak_is_within_two_percent_of_the_bound(arch: str, size: int) -> None:
     for variant in _variants(arch):
         graph = _graph(arch, variant=variant, size=size)

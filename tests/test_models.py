@@ -111,12 +111,14 @@ def test_error_messages(call: object, message: str) -> None:
 
 def test_labels_of_variants() -> None:
     assert Variant("FT", k=3).label == "FT K=3"
-    assert {name: Variant(name).needs_weights for name in VARIANTS} == {
+    variants = [Variant(name, layers=("output",) if name == "layers" else ()) for name in VARIANTS]
+    assert {variant.name: variant.needs_weights for variant in variants} == {
         "scratch": False,
         "full": True,
         "LP": True,
         "FD": True,
         "FT": True,
+        "layers": True,
     }
     assert Variant("FD").default_arch == "fdmobilenet_wd4"
 

@@ -1,23 +1,28 @@
 """Random nets, each from the seed in the test's name, on every target against PyTorch.
 
-TINYCLF_RANDOM_NETS=100 runs a hundred on the host under sanitizers, and a fifth of them on each other target.
+TINYCLF_RANDOM_NETS=100 runs a hundred on the host under sanitizers, and a fifth of them on each other target; as many
+again with layers, biases and channels selected at random.
 """
 
 from __future__ import annotations
 
 import copy
 import os
+import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import on_targets
-from random_nets import RandomNet
+from random_nets import RandomNet, random_variant
 from torch import nn
 
+from tinyclf.channels import partial_parameters
 from tinyclf.deploy import Job, emit_project, execute
+from tinyclf.freezing import freeze
 from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target
 from tinyclf.tracing import as_module_calls
@@ -48,7 +53,7 @@ def _is_well_conditioned(net: RandomNet, samples: np.ndarray) -> bool:
     return min(ratios, default=1.0) >= 0.01
 
 
-def _job(seed: int) -> Job:
+def random_job(seed: int) -> Job:
     """Return a job for the first well-conditioned net of `seed`."""
     for attempt in range(10):
         rng = np.random.default_rng(seed)
@@ -72,8 +77,24 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kernels")
 
 
-def _check(seed: int, target: Target, project: Path, kernels: Path) -> None:
-    job = _job(seed)
+SELECTIONS = range(SEED, SEED + -(-NUM_NETS // 2))
+RULES = (
+    UpdateRule(0.01, weight_decay=1e-2),
+    UpdateRule(0.01, weight_decay=1e-2, momentum=0.9),
+    UpdateRule(0.01, weight_decay=1e-2, batch=2, clip=0.1),
+)
+
+
+def _selected(seed: int) -> Job:
+    """Return the job of `seed` with other layers, biases and channels trained, and another rule of updates."""
+    job = random_job(seed)
+    rng = random.Random(seed)
+    assert isinstance(job.model, RandomNet)
+    freeze(job.model, random_variant(rng, job.model))
+    return replace(job, rule=rng.choice(RULES))
+
+
+def _check(job: Job, seed: int, target: Target, project: Path, kernels: Path) -> None:
     program = emit_project(job, target, project)
     built = kernels / target.name
     if built.exists():  # newer than the sources, so that make does not build them again
@@ -86,16 +107,29 @@ def _check(seed: int, target: Target, project: Path, kernels: Path) -> None:
         (built / "tinyclf.elf").unlink()
     assert report.passed, f"seed {seed}: {[c for c in report.worst() if not c.passed]}\n{job.model}"
     trained = [name for name, p in job.model.named_parameters() if p.requires_grad]
-    assert {f"{name}.grad" for name in trained} | set(trained) <= {c.name for c in report.comparisons}
+    frozen = {f"{name}, frozen channels" for name in partial_parameters(job.model)}
+    assert {f"{name}.grad" for name in trained} | set(trained) | frozen <= {c.name for c in report.comparisons}
 
 
 @on_targets("host")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_nets_pass_under_sanitizers(target: Target, seed: int, tmp_path: Path, kernels: Path) -> None:
-    _check(seed, target, tmp_path / "project", kernels)
+    _check(random_job(seed), seed, target, tmp_path / "project", kernels)
 
 
 @on_targets("qemu", "pulp")
 @pytest.mark.parametrize("seed", SEEDS[: -(-NUM_NETS // 5)])
 def test_random_nets_pass_on_chips(target: Target, seed: int, tmp_path: Path, kernels: Path) -> None:
-    _check(seed, target, tmp_path / "project", kernels)
+    _check(random_job(seed), seed, target, tmp_path / "project", kernels)
+
+
+@on_targets("host")
+@pytest.mark.parametrize("seed", SELECTIONS)
+def test_random_selections_pass_under_sanitizers(target: Target, seed: int, tmp_path: Path, kernels: Path) -> None:
+    _check(_selected(seed), seed, target, tmp_path / "project", kernels)
+
+
+@on_targets("qemu", "pulp")
+@pytest.mark.parametrize("seed", SELECTIONS[: -(-NUM_NETS // 10)])
+def test_random_selections_pass_on_chips(target: Target, seed: int, tmp_path: Path, kernels: Path) -> None:
+    _check(_selected(seed), seed, target, tmp_path / "project", kernels)

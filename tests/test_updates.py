@@ -77,7 +77,7 @@ def _execute(job: Job, target: Target, project: Path, *variables: str) -> Report
     failed = [c for c in done.comparisons if not c.passed or c.drifted]
     assert not failed, failed[:5]
     trained = {name for name, p in job.model.named_parameters() if p.requires_grad}
-    updates = [c.step for c in done.comparisons if c.name == "output.weight"]
+    updates = [c.step for c in done.comparisons if c.name == "output.bias"]
     assert updates == list(range(job.rule.batch - 1, job.num_steps, job.rule.batch))
     last = [c for c in done.comparisons if c.name in trained and c.step == job.num_steps - 1]
     assert {c.name for c in last} == trained
@@ -213,7 +213,7 @@ def _expected(program: Program) -> list[dict[str, np.ndarray]]:
     rule = program.graph.rule
     assert rule is not None
     parameters = {f"p{n}": nn.Parameter(torch.from_numpy(program.values[f"p{n}"]).double()) for n in SIZES}
-    update = golden._Update(rule, parameters)
+    update = golden.TorchUpdate(rule, parameters)
     results = []
     for _ in range(program.num_steps):
         for name, p in parameters.items():

@@ -120,7 +120,7 @@ class Backward:
         def bound(field: Field) -> Field:
             if not isinstance(field, BlobOf) or field.tensor not in self._place:
                 return field
-            return BlobOf(self._place[field.tensor], gradients.get(field.tensor))
+            return replace(field, tensor=self._place[field.tensor], gradient=gradients.get(field.tensor))
 
         return replace(node, fields=tuple((name, bound(field)) for name, field in node.fields))
 

@@ -18,7 +18,7 @@ from tinyclf.data.augment import parse_augmentations
 from tinyclf.data.preprocessing import CHANNELS
 from tinyclf.data.sampling import ORDERS
 from tinyclf.errors import BadInput
-from tinyclf.variants import VARIANTS, Variant
+from tinyclf.variants import VARIANTS, Variant, parse_fractions
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "exponential", "step", "constant")
@@ -37,6 +37,9 @@ class TrainConfig:
 
     variant: str = _option("scratch", "what is trained", choices=tuple(VARIANTS))
     k: int = _option(2, "unfrozen blocks, for FT")
+    layers: tuple[str, ...] = _option((), "names or globs of modules, for the variant layers")
+    bias_only: bool = _option(False, "train only the biases of what the variant trains")
+    train_channels: tuple[str, ...] = _option((), "GLOB=FRACTION: of these layers only the first output channels")
     arch: str | None = _option(None, "architecture (tinyclf models lists them), or package.module:function of yours")
     small_input: bool = _option(False, "smaller strides at the beginning of the net, for images of 32x32")
     data: Path | None = _option(None, "dataset folder")
@@ -92,7 +95,7 @@ class TrainConfig:
     @property
     def what(self) -> Variant:
         """Return what is trained."""
-        return Variant(self.variant, k=self.k)
+        return Variant(self.variant, self.k, self.layers, self.bias_only, parse_fractions(self.train_channels))
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ DEFAULTS = {
     "LP": Defaults(epochs=15, lr=0.1, weight_decay=0.0),
     "FD": Defaults(epochs=15, lr=0.1, weight_decay=0.0),
     "FT": Defaults(epochs=20, lr=0.1, weight_decay=5e-4),
+    "layers": Defaults(epochs=20, lr=0.01, weight_decay=5e-4),  # any of them: a rate that suits full training
 }
 ADAMW_RATE = 0.1  # AdamW's steps do not scale with the gradient: it takes a tenth of the rate of SGD
 
@@ -262,7 +266,7 @@ def check(config: TrainConfig) -> None:
         values = getattr(config, key)
         if values is not None and len(values) != 3:
             raise BadInput(f"{key}: give three numbers, one for each channel")
-    config.what  # noqa: B018 - it checks k
+    config.what  # noqa: B018 - it checks k, layers and fractions
     if not all(0 < m < 1 for m in config.milestones):
         raise BadInput("milestones: give shares of the run, between 0 and 1")
     if config.sampler == "balanced" and config.window is not None:

@@ -15,20 +15,25 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tinyclf import golden, targets
-from tinyclf.emit import Program, emit, kinks, traced_tensors
+from tinyclf.budget import fitted
+from tinyclf.emit import Program, emit
 from tinyclf.errors import BadInput, DoesNotFit
 from tinyclf.files import write_text
 from tinyclf.golden import Trajectory
+from tinyclf.ir import Graph
 from tinyclf.lower import training_graph
-from tinyclf.memory import MemoryReport, plan_memory, report
+from tinyclf.memory import MemoryPlan, plan_memory
+from tinyclf.regions import predict_regions
 from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target
+from tinyclf.tile_plan import target_tiles
+from tinyclf.traces import kinks, traced_tensors, whole_gradients
+from tinyclf.upstream import Upstream, link
 from tinyclf.verdicts import Verdict, judge
 
 TOLERANCE = 1e-4  # of every gradient, updated weight, logit and loss: float32 against double
 LOGIT_SCALE = 1.0  # softmax sees absolute differences of logits: an error counts relative to at least this
 LEAST_SCALE = 1e-30  # of all else: nearer to float32's smallest number, 1e-38, products lose their relative precision
-CODE_ALLOWANCE = 96 * 1024  # bytes kept free for code, constants and stacks when samples are counted in
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Job:
     num_steps: int  # one sample each
     rule: UpdateRule
     command: str  # how the user asked for it; stands in the emitted headers
+    recompute: bool = False  # activations, where they would not fit the target; where all fits, as few bytes as can be
 
 
 @dataclass(frozen=True)
@@ -131,41 +137,57 @@ class Report:
         }
 
 
-def make_program(job: Job) -> Program:
-    """Lower and plan a job."""
+def make_program(job: Job, target: Target | None = None, *, upstream: Upstream | None = None) -> Program:
+    """Lower and plan a job for `target`: it says how much memory there is, to recompute activations and for tiles.
+
+    With `upstream`, for that checkout's kernels where they are right, which compute where the tensors lie.
+
+    Raises:
+        DoesNotFit: not even with recomputation, or a call's smallest tile is larger than L1.
+    """
     _, channels, height, width = job.samples.shape
     graph = training_graph(job.model, input_shape=(channels, height, width), rule=job.rule)
+    if job.recompute:
+        graph = fitted(graph, target=target, num_samples=len(job.samples))
+    linkage = None
+    if upstream:
+        graph, linkage = link(graph, upstream)
+    plan, traced = plan_memory(graph), traced_tensors(graph)
     return Program(
         graph=graph,
-        plan=plan_memory(graph),
+        plan=plan,
         values={name: p.detach().numpy() for name, p in job.model.named_parameters()},
         samples=job.samples,
         labels=job.labels,
         num_steps=job.num_steps,
-        traced=traced_tensors(graph),
+        traced=traced,
+        linkage=linkage,
+        tiles=None if upstream else target_tiles(graph, plan, target, traced=traced),
     )
 
 
-def num_fitting_samples(memory: MemoryReport, sample_bytes: int, target_bytes: int) -> int:
-    """Return how many samples fit a target's memory beside the plan; below 1 if none does."""
-    return (target_bytes - CODE_ALLOWANCE - memory.total) // sample_bytes
+def num_fitting_samples(graph: Graph, plan: MemoryPlan, target: Target) -> int:
+    """Return how many samples fit a target's memory beside all else; below 1 if none does."""
+    assert target.memory_bytes is not None
+    none, one = (predict_regions(target, graph, plan, num_samples=n)[0].total for n in (0, 1))
+    return (target.memory_bytes - none) // (one - none)
 
 
 def require_fit(program: Program, target: Target) -> None:
-    """Raise DoesNotFit if parameters, arena and samples leave no room for the code on `target`."""
-    if target.memory_bytes is None:
-        return
-    memory = report(program.graph, program.plan)
-    data = 0 if program.samples is None else program.samples.nbytes  # none: they are streamed
-    needed = memory.total + data + CODE_ALLOWANCE
-    if needed > target.memory_bytes:
-        fewer = "fewer --samples, " if program.samples is not None and len(program.samples) > 1 else ""
-        what = "parameters, state and arena" if program.plan.state_bytes else "parameters and arena"
-        raise DoesNotFit(
-            f"training needs {needed:,} bytes ({what} {memory.total:,}, samples {data:,}, code "
-            f"{CODE_ALLOWANCE:,}), target {target.name} has {target.memory_bytes:,}: try {fewer}a smaller --k, a "
-            "smaller --size or a narrower --arch"
-        )
+    """Raise DoesNotFit if what a program needs is more than a region of `target` has."""
+    num_samples = None if program.training else 0 if program.samples is None else len(program.samples)
+    features = program.training.features if program.training else None
+    kept = features.num_bytes if features else 0
+    for region in predict_regions(
+        target, program.graph, program.plan, num_samples=num_samples, kept_features_bytes=kept
+    ):
+        if region.num_bytes is not None and region.total > region.num_bytes:
+            fewer = "fewer --samples, " if features or (num_samples and num_samples > 1) else ""
+            less = "no --cache or --cache int8" if features else "--recompute"
+            raise DoesNotFit(
+                f"training needs {region.total:,} bytes of {region.name} ({region.summary}), target {target.name} has "
+                f"{region.num_bytes:,}: try {fewer}{less}, a smaller --k, a smaller --size or a narrower --arch"
+            )
 
 
 def write_project(files: dict[str, bytes], out: Path) -> None:
@@ -192,15 +214,17 @@ def write_project(files: dict[str, bytes], out: Path) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def emit_project(job: Job, target: Target, out: Path, *, num_cores: int | None = None) -> Program:
-    """Write the C project of `job` for `target` to `out`.
+def emit_project(
+    job: Job, target: Target, out: Path, *, num_cores: int | None = None, upstream: Upstream | None = None
+) -> Program:
+    """Write the C project of `job` for `target` to `out`; with `upstream` it takes what is right from that checkout.
 
     Raises:
         DoesNotFit: the target's memory is too small.
         Unsupported: a layer cannot be lowered.
         BadInput: `out` holds something else.
     """
-    program = make_program(job)
+    program = make_program(job, target, upstream=upstream)
     require_fit(program, target)
     write_project(emit(program, target=target, num_cores=num_cores or target.num_cores, command=job.command), out)
     return program
@@ -219,12 +243,15 @@ def execute(job: Job, program: Program, target: Target, project: Path, *variable
     results = targets.run(project, *variables)
     public = dict(zip(program.graph.outputs, (golden.LOGITS, golden.LOSS), strict=True))
     device = [{public.get(name, name): value for name, value in step.items()} for step in results.steps]
+    device = [whole_gradients(program.graph, step) for step in device]
+    device, frozen = _without_frozen_channels(program, device)
     single, whole = (_golden(job, program, device, follow=follow) for follow in (True, False))
     comparisons = [
         Comparison(name, step, _error(actual, name, value), _error(actual, name, in_run[name]))
         for step, (actual, by_itself, in_run) in enumerate(zip(device, single.steps, whole.steps, strict=True))
         for name, value in by_itself.items()
     ]
+    comparisons += frozen
     cores = next((int(v.split("=")[1]) for v in variables if v.startswith("NUM_CORES=")), target.num_cores)
     outcome = Report(
         target=target.name,
@@ -238,6 +265,26 @@ def execute(job: Job, program: Program, target: Target, project: Path, *variable
     )
     write_text(project / "report.json", json.dumps(outcome.to_dict(), indent=1) + "\n")
     return outcome
+
+
+def _without_frozen_channels(
+    program: Program, device: list[dict[str, NDArray[np.float32]]]
+) -> tuple[list[dict[str, NDArray[np.float32]]], list[Comparison]]:
+    """Cut off what is frozen of parameters that are trained in part; there no bit may differ from the start.
+
+    The error of a comparison is so 0 or infinite.
+    """
+    limits = {t.name: t.trained_channels for t in program.graph.tensors if t.trained_channels is not None}
+    comparisons = []
+    for step, values in enumerate(device):
+        for name in limits.keys() & values.keys():
+            kept, before = (np.ascontiguousarray(v[limits[name] :]) for v in (values[name], program.values[name]))
+            error = 0.0 if kept.tobytes() == before.astype("<f4").tobytes() else float("inf")
+            comparisons.append(Comparison(f"{name}, frozen channels", step, error, error))
+    trained = [{name: value[: limits.get(name)] for name, value in values.items()} for values in device]
+    order = list(limits)
+    comparisons.sort(key=lambda c: (c.step, order.index(c.name.removesuffix(", frozen channels"))))
+    return trained, comparisons
 
 
 def _golden(job: Job, program: Program, device: list[dict[str, NDArray[np.float32]]], *, follow: bool) -> Trajectory:

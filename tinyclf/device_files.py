@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyclf.errors import BadInput
+from tinyclf.variants import Variant, parse_fractions
 
 VERSION = 1
 SAMPLES_MAGIC, WEIGHTS_MAGIC = b"TCLD", b"TCLW"
@@ -34,6 +36,7 @@ REFUSALS = {
     8: "sample {index} of samples.bin has a label that is no class: deploy again",
     9: "a checkpoint is of another version of the format: begin anew with make restart",
     10: "a checkpoint is of another net, other samples or other settings: begin anew with make restart",
+    12: "samples.bin has another number of training samples than the program keeps features of: deploy again",
 }
 
 
@@ -114,7 +117,7 @@ def _mixed(x: Any) -> Any:
 
 @dataclass(frozen=True)
 class TrainedTensor:
-    """A trained parameter's place in the block of the weights file; `offset` in bytes."""
+    """A trained parameter's place in the weights of the file; `offset` in bytes. Trained in part: its leading rows."""
 
     name: str
     shape: tuple[int, ...]
@@ -135,6 +138,14 @@ class WeightsHeader:
     k: int
     tensors: tuple[TrainedTensor, ...]
     num_bytes: int
+    layers: tuple[str, ...] = ()
+    bias_only: bool = False
+    channels: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def trained(self) -> Variant:
+        """Return what was trained."""
+        return Variant(self.variant, self.k, self.layers, self.bias_only, self.channels)
 
     def to_bytes(self) -> bytes:
         """Return the file's beginning, up to the weights: a multiple of 16 bytes."""
@@ -143,6 +154,9 @@ class WeightsHeader:
             "source": f"{self.source:016x}",
             "variant": self.variant,
             "k": self.k,
+            **({"layers": self.layers} if self.layers else {}),
+            **({"bias_only": True} if self.bias_only else {}),
+            **({"train_channels": self.trained.fractions} if self.channels else {}),
             "tensors": [{"name": t.name, "shape": list(t.shape), "offset": t.offset} for t in self.tensors],
         }
         text = json.dumps(about).encode()
@@ -170,12 +184,13 @@ def read_weights(path: Path) -> tuple[WeightsHeader, dict[str, NDArray[np.float3
         raise BadInput(f"{path}: is damaged (wrong CRC): take it from the device again")
     try:
         header = _parse_about(json.loads(content[_WEIGHTS_HEADER.size : start]), num_bytes)
+        header.trained  # noqa: B018 - it checks what was trained
         block = content[start : start + num_bytes]
         values = {
             t.name: np.frombuffer(block, "<f4", int(np.prod(t.shape)), t.offset).reshape(t.shape)
             for t in header.tensors
         }
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, BadInput) as error:
         raise BadInput(f"{path}: its header makes no sense ({type(error).__name__})") from error
     if not all(np.isfinite(value).all() for value in values.values()):
         raise BadInput(f"{path}: holds weights that are no numbers: the training has diverged, try a smaller --lr")
@@ -187,7 +202,17 @@ def _parse_about(about: dict[str, Any], num_bytes: int) -> WeightsHeader:
         TrainedTensor(str(t["name"]), tuple(int(n) for n in t["shape"]), int(t["offset"])) for t in about["tensors"]
     )
     net, source = int(about["net"], 16), int(about["source"], 16)
-    return WeightsHeader(net, source, str(about["variant"]), int(about["k"]), tensors, num_bytes)
+    return WeightsHeader(
+        net=net,
+        source=source,
+        variant=str(about["variant"]),
+        k=int(about["k"]),
+        tensors=tensors,
+        num_bytes=num_bytes,
+        layers=tuple(str(glob) for glob in about.get("layers", ())),
+        bias_only=bool(about.get("bias_only", False)),
+        channels=parse_fractions([str(text) for text in about.get("train_channels", ())]),
+    )
 
 
 # --- log --------------------------------------------------------------------------------------------------------------
@@ -217,3 +242,25 @@ def read_log(path: Path, *, num_steps: int) -> DeviceLog:
     steps = entries[1:-1]
     right = int(entries["value"][0]), int(entries["value"][-1])
     return DeviceLog(*right, steps["value"].copy().view("<f4"), steps["cycles"].copy())
+
+
+# --- features ---------------------------------------------------------------------------------------------------------
+
+
+def read_features(
+    path: Path, *, num_samples: int, sizes: Sequence[int]
+) -> list[tuple[NDArray[np.float32], NDArray[np.int8]]]:
+    """Return for each tensor of a sample, of `sizes` elements, scales (samples,) and codes (samples, elements).
+
+    Raises:
+        BadInput: entries are missing.
+    """
+    fields: list[Any] = [("number", "<u8")]
+    for i, size in enumerate(sizes):
+        fields += [(f"scale{i}", "<f4"), (f"codes{i}", "i1", (size,)), (f"filling{i}", "i1", (-size % 4,))]
+    entry = np.dtype(fields)
+    content = path.read_bytes()
+    entries = np.frombuffer(content[: len(content) // entry.itemsize * entry.itemsize], entry)
+    if not np.array_equal(entries["number"], np.arange(1, num_samples + 1)):
+        raise BadInput(f"{path}: does not hold the features of {num_samples:,} samples: begin anew with make restart")
+    return [(entries[f"scale{i}"], entries[f"codes{i}"]) for i in range(len(sizes))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +14,33 @@ import torch
 from torch import nn
 
 from tinyclf import golden, targets
-from tinyclf.deploy import require_fit, write_project
+from tinyclf.budget import fitted
+from tinyclf.deploy import TOLERANCE, require_fit, write_project
 from tinyclf.device_files import (
     REFUSALS,
     Samples,
     TrainedTensor,
     WeightsHeader,
     number_of,
+    read_features,
     read_log,
     read_weights,
     samples_bytes,
     shuffled,
 )
-from tinyclf.emit import Program, TrainingRun, emit, trained_bytes
+from tinyclf.emit import Program, TrainingRun, emit
 from tinyclf.errors import BadInput, ToolFailed
+from tinyclf.feature_memory import FeatureMemory, feature_memory
 from tinyclf.files import write_text, write_whole
-from tinyclf.ir import Role
+from tinyclf.ir import Graph, Role
 from tinyclf.lower import training_graph
 from tinyclf.memory import plan_memory
+from tinyclf.quantized_features import DeviceCodes, QuantizedFeatures
 from tinyclf.reference_run import ReferenceRun, training_run
 from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target
+from tinyclf.tile_plan import target_tiles
+from tinyclf.trained_block import file_offset, trained_segments
 from tinyclf.variants import Variant
 from tinyclf.verdicts import Verdict, judge
 
@@ -45,6 +51,7 @@ DRIFT = (
     10.0  # a run drifts when it is at most so many times as far from PyTorch's in float64 as PyTorch's in float32 is
 )
 SOURCE = "requirement: a device's float32 against PyTorch's float64 over the whole run"
+FEATURE_SOURCE = "that of single steps: kept features against PyTorch's, beyond the rounding to 8 bits"
 RUN_TIMEOUT_S = 7 * 24 * 3600
 
 
@@ -61,11 +68,12 @@ class TrainingJob:
     num_classes: int
     num_epochs: int
     checkpoint_every: int
-    learning_rate: float
-    weight_decay: float
+    rule: UpdateRule
     seed: int
     source: int
     command: str
+    cache: str = "off"  # what is kept of the frozen part, one of CACHES
+    recompute: bool = False  # activations, where they would not fit the target
 
     @property
     def num_steps(self) -> int:
@@ -93,6 +101,8 @@ class TrainingReport:
     num_train: int
     num_test: int
     num_epochs: int
+    rule: UpdateRule
+    features: FeatureMemory | None
     right_before: tuple[int, int]
     right_after: tuple[int, int]
     losses: tuple[tuple[float, float], ...]
@@ -115,6 +125,10 @@ class TrainingReport:
             "train_samples": self.num_train,
             "test_samples": num,
             "epochs": self.num_epochs,
+            "update_rule": asdict(self.rule),
+            "updates": len(self.losses) // self.rule.batch,
+            "samples_left_over": len(self.losses) % self.rule.batch,
+            "kept_features": self.features and {**asdict(self.features), "bytes": self.features.num_bytes},
             "passed": self.passed,
             "resumed_after": self.resumed_after,
             "accuracy": {k: {"target": a / num, "pytorch": e / num} for k, (a, e) in pairs.items()} if num else None,
@@ -133,33 +147,59 @@ def net_number(model: nn.Module) -> int:
     return number_of(*(f"{name} {tuple(p.shape)}" for name, p in model.named_parameters()))
 
 
-def make_training_program(job: TrainingJob) -> Program:
-    """Lower and plan a training run.
+def _graph(job: TrainingJob) -> Graph:
+    _, channels, height, width = job.samples.train_images.shape
+    return training_graph(job.model, input_shape=(channels, height, width), rule=job.rule)
+
+
+def features_of(job: TrainingJob) -> FeatureMemory | None:
+    """Return what the run keeps of its samples.
 
     Raises:
+        BadInput, DoesNotFit: see `feature_memory`.
+    """
+    return feature_memory(_graph(job), kind=job.cache, num_samples=len(job.samples.train_labels))
+
+
+def make_training_program(job: TrainingJob, target: Target | None = None) -> Program:
+    """Lower and plan a training run for `target`, which says how much memory there is, and whether there are tiles.
+
+    Raises:
+        DoesNotFit: not even with recomputation, where that is asked for, or a call's smallest tile is larger than L1.
         Unsupported: a layer cannot be lowered.
     """
-    _, channels, height, width = job.samples.train_images.shape
-    rule = UpdateRule(job.learning_rate, job.weight_decay)
-    graph = training_graph(job.model, input_shape=(channels, height, width), rule=rule)
+    graph = _graph(job)
+    features = features_of(job)
+    if job.recompute:
+        graph = fitted(graph, target=target, num_samples=None)
     values = {name: p.detach().numpy() for name, p in job.model.named_parameters()}
-    program = Program(graph, plan_memory(graph), values, None, None, job.num_steps, frozenset())
-    trained = [t for t in graph.tensors_of(Role.PARAMETER) if t.trained]
+    plan = plan_memory(graph)
+    tiles = target_tiles(graph, plan, target)
+    program = Program(graph, plan, values, None, None, job.num_steps, frozenset(), tiles=tiles)
+    segments = trained_segments(graph, program.plan)
     header = WeightsHeader(
         net=net_number(job.model),
         source=job.source,
         variant=job.variant.name,
         k=job.variant.k,
-        tensors=tuple(TrainedTensor(t.name, t.shape, program.plan.offsets[t.name]) for t in trained),
-        num_bytes=trained_bytes(program),
+        tensors=tuple(
+            TrainedTensor(t.name, t.trained_shape, file_offset(segments, program.plan.offsets[t.name]))
+            for t in graph.tensors_of(Role.PARAMETER)
+            if t.trained
+        ),
+        num_bytes=sum(s.num_bytes for s in segments),
+        layers=job.variant.layers,
+        bias_only=job.variant.bias_only,
+        channels=job.variant.channels,
     )
     start = (part for name, value in sorted(values.items()) for part in (name, value.tobytes()))
     run = TrainingRun(
-        run=number_of(repr(graph), repr(program.plan), *start, job.num_epochs, job.seed),
+        run=number_of(repr(graph), repr(program.plan), *start, job.num_epochs, job.seed, repr(features)),
         seed=job.seed,
         num_epochs=job.num_epochs,
         checkpoint_every=job.checkpoint_every,
         weights_header=header.to_bytes(),
+        features=features,
     )
     return replace(program, training=run)
 
@@ -174,7 +214,7 @@ def emit_training(
         Unsupported: a layer cannot be lowered.
         BadInput: `out` holds something else.
     """
-    program = make_training_program(job)
+    program = make_training_program(job, target)
     require_fit(program, target)
     files = emit(program, target=target, num_cores=num_cores or target.num_cores, command=job.command)
     files["data/samples.bin"] = samples_bytes(job.samples, num_classes=job.num_classes)
@@ -248,15 +288,20 @@ def _compare(
 ) -> TrainingReport:
     log = read_log(project / "build" / "log.bin", num_steps=job.num_steps)
     _, weights = read_weights(project / "build" / "weights.bin")
-    expected = reference(job)
+    features = features_of(job)
+    codes = _device_codes(features, project) if features and features.kind == "int8" else None
+    expected = reference(job, codes=codes)
     error = np.abs(log.losses - expected.losses)
     loss_error = float(error.max()) if np.isfinite(error).all() else math.inf
-    excuse = loss_error > LOSS_BOUND and _is_drift(job, error, expected)
+    excuse = loss_error > LOSS_BOUND and _is_drift(job, error, expected, codes)
     num_test = len(job.samples.test_labels)
     checks = [_check("loss of every step", loss_error, LOSS_BOUND, excuse=excuse)]
     for name, value in expected.weights.items():
         difference = golden.relative_error(weights[name], value)
         checks.append(_check(name, difference, WEIGHT_BOUND, excuse=excuse))
+    if codes:
+        worst = expected.worst_feature
+        checks.append(Check("kept features", worst, TOLERANCE, FEATURE_SOURCE, judge(worst, bound=TOLERANCE)))
     rights = (log.right_before, expected.right_before), (log.right_after, expected.right_after)
     if num_test:
         for when, (actual, wanted), excused in zip(("before", "after"), rights, (False, excuse), strict=True):
@@ -268,6 +313,8 @@ def _compare(
         num_train=len(job.samples.train_labels),
         num_test=num_test,
         num_epochs=job.num_epochs,
+        rule=job.rule,
+        features=features,
         right_before=rights[0],
         right_after=rights[1],
         losses=tuple((float(a), float(b)) for a, b in zip(log.losses, expected.losses, strict=True)),
@@ -281,8 +328,27 @@ def _check(name: str, error: float, bound: float, *, excuse: bool) -> Check:
     return Check(name, error, bound, SOURCE, judge(error, bound=bound, excuse=excuse))
 
 
-def reference(job: TrainingJob, *, dtype: torch.dtype = torch.float64) -> ReferenceRun:
-    """Return PyTorch's run of `job`, in the order in which the device visits the samples."""
+Codes = dict[str, DeviceCodes]  # by layer
+
+
+def _device_codes(features: FeatureMemory, project: Path) -> Codes:
+    """Return what the device kept of each tensor that crosses from the frozen part."""
+    sizes = [t.num_elements for t in features.tensors]
+    kept = read_features(project / "build" / "features.bin", num_samples=features.num_samples, sizes=sizes)
+    return {t.layer: DeviceCodes(*values) for t, values in zip(features.tensors, kept, strict=True)}
+
+
+def reference(job: TrainingJob, *, dtype: torch.dtype = torch.float64, codes: Codes | None = None) -> ReferenceRun:
+    """Return PyTorch's run of `job`, in the order in which the device visits the samples.
+
+    `codes`: the features that the device quantised; what rounding may have put on either side is taken from them.
+    """
+    features = features_of(job)
+
+    def quantized(model: nn.Module) -> QuantizedFeatures:
+        assert features is not None
+        return QuantizedFeatures(model, first_trained=features.first_trained, device=codes, tie=TOLERANCE)
+
     s = job.samples
     order = [int(i) for e in range(job.num_epochs) for i in shuffled(len(s.train_labels), seed=job.seed, epoch=e)]
     return training_run(
@@ -291,18 +357,18 @@ def reference(job: TrainingJob, *, dtype: torch.dtype = torch.float64) -> Refere
         s.train_labels,
         (s.test_images, s.test_labels),
         order=order,
-        learning_rate=job.learning_rate,
-        weight_decay=job.weight_decay,
+        rule=job.rule,
         dtype=dtype,
+        quantized=quantized if job.cache == "int8" else None,
     )
 
 
-def _is_drift(job: TrainingJob, error: Any, expected: ReferenceRun) -> bool:
+def _is_drift(job: TrainingJob, error: Any, expected: ReferenceRun, codes: Codes | None = None) -> bool:
     """Tell whether the losses leave PyTorch's no faster than PyTorch's own run in float32 does.
 
     Compared are the largest errors up to each step: where rounding is amplified both grow alike, however far.
     """
-    own = np.abs(reference(job, dtype=torch.float32).losses - expected.losses)
+    own = np.abs(reference(job, dtype=torch.float32, codes=codes).losses - expected.losses)
     if not np.isfinite(error).all() or not np.isfinite(own).all():
         return False
     largest, allowed = np.maximum.accumulate(error), DRIFT * np.maximum.accumulate(own)

@@ -10,13 +10,15 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from tinyclf.channels import set_trained_channels, trained_channels
 from tinyclf.errors import Unsupported
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:
     """Return a copy of `model`, in eval mode, with every BatchNorm folded into the convolution before it.
 
-    The convolution gets a bias, which is trained where its weight is; the BatchNorm becomes an identity.
+    The convolution gets a bias, which is trained where its weight, its bias or the BatchNorm's bias is, and in as many
+    channels; the BatchNorm becomes an identity.
 
     Raises:
         Unsupported: a BatchNorm that does not directly follow a convolution of its own, as in nets that normalise
@@ -38,10 +40,23 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
             raise Unsupported(f"BatchNorm '{node.target}' cannot be folded: it or its convolution is used twice")
         if norm.running_mean is None:
             raise Unsupported(f"BatchNorm '{node.target}' cannot be folded: it keeps no running statistics")
-        trained = conv.weight.requires_grad
-        folded.set_submodule(before.target, fuse_conv_bn_eval(conv, norm).requires_grad_(trained))
+        fused = fuse_conv_bn_eval(conv, norm)
+        fused.weight.requires_grad_(conv.weight.requires_grad)
+        biases = (conv.weight, conv.bias, norm.bias)
+        assert fused.bias is not None
+        fused.bias.requires_grad_(any(p is not None and p.requires_grad for p in biases))
+        set_trained_channels(fused, _trained_channels(conv, norm))
+        folded.set_submodule(before.target, fused)
         folded.set_submodule(node.target, nn.Identity())
     return folded
+
+
+def _trained_channels(conv: nn.Module, norm: nn.Module) -> int | None:
+    """Return how many leading channels of the two are trained; what is frozen has no say. None: all."""
+    layers = [layer for layer in (conv, norm) if any(p.requires_grad for p in layer.parameters())]
+    limits = [trained_channels(layer) for layer in layers]
+    known = [num for num in limits if num is not None]
+    return max(known) if known and len(known) == len(limits) else None
 
 
 def _trace(model: nn.Module) -> fx.Graph:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from tinyclf.channels import partial_parameters
 from tinyclf.rules import UpdateRule
 from tinyclf.tracing import as_module_calls
 
@@ -104,10 +105,32 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return target.sum() * torch.log1p(z.exp().sum()) - (target[others] * z).sum()
 
 
-_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "cross_entropy": cross_entropy,
     "mse": nn.functional.mse_loss,
 }
+
+
+class TrainedParts:
+    """What is trained of a model: parameters, or the leading rows of one that is trained in part.
+
+    `parts` are leaves of their own, by the parameters' names, which share the memory of the model's: an optimizer of
+    them changes the model, and knows nothing of what is frozen.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        limits = partial_parameters(model)
+        self._whole = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parts = {
+            name: nn.Parameter(p.detach()[: limits[name]]) if name in limits else p for name, p in self._whole.items()
+        }
+
+    def take_gradients(self) -> None:
+        """Give each part its part of the gradient that the model's parameter has, and of that no other."""
+        for name, part in self.parts.items():
+            grad = self._whole[name].grad
+            if grad is not None:
+                part.grad = grad[: len(part)] if part is not self._whole[name] else grad
 
 
 def _set(parameters: Mapping[str, nn.Parameter], values: Arrays) -> None:
@@ -127,7 +150,7 @@ def _optimizer(rule: UpdateRule, parameters: Iterable[nn.Parameter]) -> torch.op
     return torch.optim.SGD(parameters, lr=rule.learning_rate, momentum=rule.momentum, weight_decay=rule.weight_decay)
 
 
-class _Update:
+class TorchUpdate:
     """The updates of a run by torch's own optimizers, fed with the gradient of one sample after the other."""
 
     def __init__(self, rule: UpdateRule, trained: Mapping[str, nn.Parameter]) -> None:
@@ -179,7 +202,7 @@ def training_steps(
     """Train a copy of `model` (BatchNorm folded) on one sample a step, as the device does, in double precision.
 
     Args:
-        model: parameters with `requires_grad` are trained.
+        model: parameters with `requires_grad` are trained; of layers trained in part the leading channels.
         samples: (N, C, H, W), taken in turn.
         labels: (N, classes), probabilities.
         num_steps: one sample each.
@@ -195,19 +218,20 @@ def training_steps(
     Returns:
         for each step the "logits", the "loss" (1), the values of `kinks`, each trained parameter's gradient as
         "<parameter>.grad", that of this sample alone, and in steps that complete a batch its value after the update.
-        Double precision makes a difference the device's rounding, not this function's.
+        Of a parameter that is trained in part both are those of its leading rows. Double precision makes a difference
+        the device's rounding, not this function's.
     """
     model = as_module_calls(copy.deepcopy(model).double().eval())
     names = kinks or {}
     layers = {name: _kink(model.get_submodule(name), tie) for name in names}
     for name, layer in layers.items():
         model.set_submodule(name, layer)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    update = _Update(rule, trained)
+    trained = TrainedParts(model)
+    update = TorchUpdate(rule, trained.parts)
     steps = []
     for step in range(num_steps):
         if follow and step > 0:
-            _set(trained, device_steps[step - 1])
+            _set(trained.parts, device_steps[step - 1])
         for name, layer in layers.items():
             seen_there = device_steps[step].get(names[name]) if step < len(device_steps) else None
             layer.device = None if seen_there is None else torch.from_numpy(np.array(seen_there))
@@ -217,16 +241,17 @@ def training_steps(
         if follow and LOGITS in device_steps[step]:
             # Rounding of large logits moves exp() far: loss and gradients are judged from the device's logits.
             seen = logits + (torch.from_numpy(np.array(device_steps[step][LOGITS])) - logits.detach())
-        loss = _LOSSES[rule.loss](seen, torch.from_numpy(labels[i]).double())
+        loss = LOSSES[rule.loss](seen, torch.from_numpy(labels[i]).double())
         model.zero_grad()
         torch.autograd.backward(loss)
+        trained.take_gradients()
         values = {LOGITS: logits.detach().numpy(), LOSS: loss.detach().numpy().reshape(1)}
         values |= {name: layers[layer].result.numpy() for layer, name in names.items()}
-        for name, parameter in trained.items():
+        for name, parameter in trained.parts.items():
             assert parameter.grad is not None
             values[f"{name}.grad"] = parameter.grad.numpy().copy()
         if update.take():
-            values |= {name: parameter.detach().numpy().copy() for name, parameter in trained.items()}
+            values |= {name: parameter.detach().numpy().copy() for name, parameter in trained.parts.items()}
         steps.append(values)
     return Trajectory(tuple(steps), sum(layer.num_ties for layer in layers.values()))
 

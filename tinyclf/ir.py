@@ -46,6 +46,8 @@ class Tensor:
     role: Role
     dtype: str = "float32"
     trained: bool = False  # parameters only
+    trained_channels: int | None = None  # of a trained parameter: so many of its leading rows; None: all
+    part_of: str | None = None  # a block of rows of a gradient that is nowhere whole: the name of the whole
 
     @property
     def num_elements(self) -> int:
@@ -57,23 +59,38 @@ class Tensor:
         """Count bytes, without padding."""
         return self.num_elements * DTYPE_BYTES[self.dtype]
 
+    @property
+    def trained_shape(self) -> tuple[int, ...]:
+        """Return the shape of what is trained of a trained parameter: its leading rows, or all of it."""
+        return self.shape if self.trained_channels is None else (self.trained_channels, *self.shape[1:])
+
+    @property
+    def trained_bytes(self) -> int:
+        """Count the bytes that are trained, without padding."""
+        return prod(self.trained_shape) * DTYPE_BYTES[self.dtype] if self.trained else 0
+
 
 @dataclass(frozen=True)
 class BlobOf:
     """A field of an args struct that points to the blob of a tensor and its gradient.
 
-    `gradient` names the tensor that holds it; None: the one called `gradient_name(tensor)`, if the graph has it.
+    `gradient` names the tensor that holds it; None: the one called `gradient_name(tensor)`, if the graph has it in
+    that size. With `channels` the blob is only so many channels of both, from `first` on: a piece of their arrays. A
+    gradient tensor that has only these channels is taken from its beginning.
     """
 
     tensor: str
     gradient: str | None = None
+    channels: int | None = None
+    first: int = 0
 
 
 @dataclass(frozen=True)
 class DataOf:
-    """A field of an args struct that points to the data of a tensor."""
+    """A field of an args struct that points to the data of a tensor, from the channel `first` on."""
 
     tensor: str
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +147,11 @@ class Graph:
             return len(self.calls)
         return sum(call.phase is not Phase.UPDATE for call in self.calls)
 
+    @property
+    def reads_rule(self) -> bool:
+        """Tell whether a call reads the settings of the update at run time."""
+        return any(isinstance(field, RuleOf) for node in self.nodes for _, field in node.fields)
+
     @cached_property
     def by_name(self) -> dict[str, Tensor]:
         """Return the tensors by name."""
@@ -159,6 +181,9 @@ def check(graph: Graph) -> None:
                 assert value.tensor in graph.by_name, f"{node.name}.{field}: unknown tensor {value.tensor}"
             if isinstance(value, BlobOf) and value.gradient:
                 assert value.gradient in graph.by_name, f"{node.name}.{field}: unknown tensor {value.gradient}"
+            if isinstance(value, BlobOf) and value.channels is not None:
+                end = value.first + value.channels
+                assert 0 <= value.first < end <= graph.by_name[value.tensor].shape[0], f"{node.name}.{field}: channels"
     sample_calls = graph.calls[: graph.num_calls_within_batch]
     assert len(sample_calls) == len(graph.calls) or all(c.phase is not Phase.UPDATE for c in sample_calls), (
         "an update call stands before the end of the batch"

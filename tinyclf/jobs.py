@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tinyclf.architectures import ARCHITECTURES
+from tinyclf.budget import fitted
 from tinyclf.data import open_dataset
 from tinyclf.data.sampling import epoch_order
-from tinyclf.deploy import Job, num_fitting_samples
+from tinyclf.deploy import Job, emit_project, num_fitting_samples
+from tinyclf.elf import read_elf
 from tinyclf.errors import BadInput, Unsupported
 from tinyclf.evaluate import check_classes
 from tinyclf.ir import Graph
@@ -30,15 +33,15 @@ from tinyclf.models import (
     num_macs,
     num_parameters,
 )
+from tinyclf.recompute import num_macs as num_step_macs
+from tinyclf.regions import RegionUse, linked_regions
 from tinyclf.rules import UpdateRule
 from tinyclf.runs import load_run
-from tinyclf.targets import Target
+from tinyclf.targets import ELF, Target, build, l1_option, require_tools
+from tinyclf.update_options import DEFAULT_RATE, UpdateOptions, options_text
 from tinyclf.variants import Variant
 
 DEFAULT_SAMPLES = 4
-# Steps of one sample through all of a net soon diverge at a rate that suits its last layers.
-DEFAULT_RATE, DEFAULT_RATE_FULL = 0.01, 0.001
-DEFAULT_RATE_ADAM = 0.001  # torch's; an update moves each weight by about as much
 NUM_CALIBRATION_IMAGES = 16
 
 
@@ -47,7 +50,7 @@ _Start = tuple[nn.Module, Variant, NDArray[np.float32], NDArray[np.int64], str]
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(UpdateOptions):
     """What a user asks to deploy. None: the default, which with `from_run` is the run's own.
 
     Without `from_run` the weights, samples and labels are random, from `seed`; `size` is in pixels.
@@ -62,22 +65,16 @@ class Request:
     data: Path | None
     num_steps: int
     num_samples: int | None
-    learning_rate: float | None
-    weight_decay: float
     seed: int
-    optimizer: str = "sgd"
-    momentum: float = 0.0
-    batch: int = 1
-    clip: float = 0.0
-    schedule: str = "constant"
-    loss: str = "cross_entropy"
+    recompute: bool = False
 
 
 @dataclass(frozen=True)
 class Need:
     """What one training step of a net needs: its graph, where everything lies, and the sums.
 
-    `num_parameters` are PyTorch's, with BatchNorm; `num_folded` are those that are deployed.
+    `num_parameters` are PyTorch's, with BatchNorm; `num_folded` are those that are deployed. `plain` is the step
+    without recomputation: `graph` itself, unless activations are recomputed, at `recomputed_macs`.
     """
 
     arch: str
@@ -86,6 +83,17 @@ class Need:
     report: MemoryReport
     num_parameters: int
     num_folded: int
+    plain: Graph
+
+    @property
+    def macs(self) -> int:
+        """Count the multiply-accumulates of the step without recomputation."""
+        return num_step_macs(self.plain)
+
+    @property
+    def recomputed_macs(self) -> int:
+        """Count those that recomputation adds."""
+        return num_step_macs(self.graph) - self.macs
 
 
 def memory_of(
@@ -96,17 +104,44 @@ def memory_of(
     num_classes: int,
     small_input: bool = False,
     rule: UpdateRule | None = None,
+    recompute: bool = False,
+    target: Target | None = None,
+    num_samples: int = 1,
 ) -> Need:
     """Plan the memory of a training step of `arch` (None: the variant's default); no data or training is needed.
 
-    `rule`: how weights are updated; None: by plain SGD.
+    `rule`: how weights are updated; None: by plain SGD. With `recompute`, activations are recomputed as far as it takes
+    to fit `target` with `num_samples` samples; without a target, or on one without limits, for the fewest bytes.
+
+    Raises:
+        DoesNotFit: not even the most recomputation fits.
     """
     arch = arch or variant.default_arch
     model = build_model(arch, num_classes=num_classes, size=size, small_input=small_input)
     freeze(model, variant)
     folded = fold_batchnorm(model)
-    graph, plan, sums = _plan(folded, (3, size, size), rule)
-    return Need(arch, graph, plan, sums, num_parameters(model), num_parameters(folded))
+    plain, plan, sums = _plan(folded, (3, size, size), rule)
+    graph = fitted(plain, target=target, num_samples=num_samples) if recompute else plain
+    if graph is not plain:
+        plan = plan_memory(graph)
+        naive = {name: value for name, value in sums.to_dict().items() if name.startswith("naive_")}
+        sums = replace(report(graph, plan), **naive)  # of the plain step
+    return Need(arch, graph, plan, sums, num_parameters(model), num_parameters(folded), plain)
+
+
+def linked_memory(request: Request) -> tuple[RegionUse, ...]:
+    """Emit and build what `request` asks for in a folder of its own; return what the linker placed in each region.
+
+    Raises:
+        DoesNotFit: the target's memory is too small.
+        ToolFailed: a tool is missing, or the build failed.
+    """
+    require_tools(request.target)
+    with tempfile.TemporaryDirectory() as folder:
+        project = Path(folder) / "project"
+        emit_project(make_job(request), request.target, project)
+        build(project, request.target)
+        return linked_regions(request.target, read_elf(project / ELF))
 
 
 @dataclass(frozen=True)
@@ -187,7 +222,7 @@ def default_project(request: Request) -> Path:
     what = (
         request.from_run.name if request.from_run else request.arch or (request.variant or Variant("LP")).default_arch
     )
-    variant = "" if request.variant is None else "-" + request.variant.label.replace(" ", "-").replace("=", "")
+    variant = "" if request.variant is None else "-" + request.variant.slug
     return Path("deployed") / f"{request.target.name}-{what.replace(':', '.')}{variant}"
 
 
@@ -212,8 +247,9 @@ def make_job(request: Request) -> Job:
         labels=np.eye(num_classes, dtype=np.float32)[labels[:num]],
         num_steps=request.num_steps,
         rule=rule,
-        command=f"{command} --steps {request.num_steps} --samples {num} --lr {rule.learning_rate:g} "
-        f"--weight-decay {rule.weight_decay:g}{_rule_options(rule)} --seed {request.seed}",
+        recompute=request.recompute,
+        command=f"{command} --steps {request.num_steps} --samples {num}{options_text(rule)} --seed {request.seed}"
+        f"{' --recompute' if request.recompute else ''}{l1_option(request.target)}",
     )
 
 
@@ -221,35 +257,10 @@ def _rule(request: Request, variant: Variant) -> UpdateRule:
     """Return how the request's weights are updated.
 
     Raises:
-        BadInput: a value is out of its range, or the steps are too few for an update.
+        BadInput: see `UpdateOptions.rule`.
     """
-    small = DEFAULT_RATE_ADAM if request.optimizer == "adam" else DEFAULT_RATE
-    rate = small if request.learning_rate is None else request.learning_rate
-    if request.learning_rate is None and variant.trains_everything:
-        rate = DEFAULT_RATE_FULL
-    if request.num_steps < request.batch:
-        raise BadInput(
-            f"--steps {request.num_steps} are fewer than the {request.batch} samples of a batch: nothing is updated"
-        )
-    return UpdateRule(
-        rate,
-        weight_decay=request.weight_decay,
-        optimizer=request.optimizer,
-        momentum=request.momentum,
-        batch=request.batch,
-        clip=request.clip,
-        schedule=request.schedule,
-        num_updates=request.num_steps // max(request.batch, 1),
-        loss=request.loss,
-    )
-
-
-def _rule_options(rule: UpdateRule) -> str:
-    """Return the options that ask for `rule`, but for those that have their default."""
-    usual = UpdateRule(rule.learning_rate)
-    names = ("optimizer", "momentum", "batch", "clip", "schedule", "loss")
-    given = {name: getattr(rule, name) for name in names if getattr(rule, name) != getattr(usual, name)}
-    return "".join(f" --{name} {str(value).replace('_', '-')}" for name, value in given.items())
+    num = request.num_steps
+    return request.rule(reaches_everything=variant.reaches_everything, num_samples=num, asked=f"--steps {num}")
 
 
 def _check(request: Request) -> None:
@@ -274,7 +285,7 @@ def _from_run(request: Request, run: Path) -> _Start:
     split = dataset.split(dataset.training_split)
     order = epoch_order(len(split), seed=request.seed, epoch=0)[: _most_samples(request)]
     images = replace(config.preprocessing, stored=dataset.size).apply(split.gather(order)).contiguous().numpy()
-    command = f"tinyclf deploy --target {request.target.name} --from {run.name} {_variant_options(variant)}"
+    command = f"tinyclf deploy --target {request.target.name} --from {run.name} {variant.options}"
     return model, variant, images, split.labels[order], command
 
 
@@ -289,7 +300,7 @@ def _random(request: Request) -> _Start:
     images = _random_images(rng, _most_samples(request), size)
     labels = rng.integers(0, num_classes, len(images))
     command = (
-        f"tinyclf deploy --target {request.target.name} {_variant_options(variant)} --arch {arch} --size {size} "
+        f"tinyclf deploy --target {request.target.name} {variant.options} --arch {arch} --size {size} "
         f"--classes {num_classes}"
     )
     return model, variant, images, labels, command
@@ -297,10 +308,6 @@ def _random(request: Request) -> _Start:
 
 def _random_images(rng: np.random.Generator, num: int, size: int) -> NDArray[np.float32]:
     return rng.standard_normal((num, 3, size, size)).astype(np.float32)
-
-
-def _variant_options(variant: Variant) -> str:
-    return f"--variant {variant.name}" + (f" --k {variant.k}" if variant.name == "FT" else "")
 
 
 def _most_samples(request: Request) -> int:
@@ -311,7 +318,9 @@ def _num_samples(request: Request, model: nn.Module, images: NDArray[np.float32]
     """Return how many of `images` to link in: as asked for, else as many as fit the target."""
     if request.num_samples or request.target.memory_bytes is None:
         return len(images)
+    if request.recompute:
+        return 1  # whoever recomputes is short of bytes
     _, channels, height, width = images.shape
-    _, _, memory = _plan(model, (channels, height, width), rule)
-    fitting = num_fitting_samples(memory, images[0].nbytes, request.target.memory_bytes)
+    graph, plan, _ = _plan(model, (channels, height, width), rule)
+    fitting = num_fitting_samples(graph, plan, request.target)
     return min(len(images), max(fitting, 1))  # that one fits is checked later

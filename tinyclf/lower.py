@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from tinyclf.backward import Backward, shared_tensors, values_with_gradient
 from tinyclf.errors import BadInput, Unsupported
+from tinyclf.fuse import fuse_updates
 from tinyclf.ir import BlobOf, Call, DataOf, Field, Graph, Node, Phase, Role, Tensor, check, gradient_name
 from tinyclf.layers import LAYERS, Lowered
 from tinyclf.rules import UpdateRule
@@ -36,6 +37,7 @@ def training_graph(
 ) -> Graph:
     """Lower one training step on one sample (C, H, W); parameters with `requires_grad` are trained as `rule` says.
 
+    Of a layer that is noted as trained in part (`channels`) only the leading channels have gradients and state.
     The model must be made of layers and sums, end in logits (N, classes), and have its BatchNorm folded.
     `learning_rate` and `weight_decay` are those of plain SGD with cross entropy, where no rule is given.
 
@@ -68,7 +70,7 @@ def training_graph(
     for layer in reversed([layer for layer in layers if layer.output.name in needed]):
         calls += backward.through(layer)
         if layer.trained:
-            tensors |= {name: Tensor(name, p.shape, Role.GRADIENT) for name, p in _parameter_gradients(layer)}
+            tensors |= {name: Tensor(name, p.trained_shape, Role.GRADIENT) for name, p in _parameter_gradients(layer)}
             # The input gradient needs the weights of this step: the update comes last.
             calls += updates.after(layer)
     calls += updates.at_end()
@@ -77,7 +79,7 @@ def training_graph(
     outputs = (logits.name, loss.name)
     graph = Graph(tuple(tensors.values()), tuple(nodes.values()), tuple(calls), outputs, updates.rule)
     check(graph)
-    return graph
+    return fuse_updates(graph)
 
 
 def _parameter_gradients(layer: Lowered) -> list[tuple[str, Tensor]]:

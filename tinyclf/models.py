@@ -10,9 +10,10 @@ from torch import nn
 
 from tinyclf import tiny_nets
 from tinyclf.architectures import ARCHITECTURES, find_architecture, is_import_path
+from tinyclf.channels import partial_parameters
 from tinyclf.errors import BadInput, Unsupported
 from tinyclf.folding import calibrate_batchnorm, fold_batchnorm
-from tinyclf.freezing import blocks, freeze, head, head_layer, set_train_mode
+from tinyclf.freezing import blocks, freeze, head, head_layer, require_trained_head, set_train_mode
 from tinyclf.plugins import load_object
 from tinyclf.weights import load_pretrained, load_state, load_weights
 from tinyclf.zoo import build_from_pytorchcv
@@ -32,6 +33,7 @@ __all__ = [
     "model_size_bytes",
     "num_macs",
     "num_parameters",
+    "require_trained_head",
     "set_train_mode",
 ]
 
@@ -139,8 +141,13 @@ def _keep_size_in_stem(model: nn.Module) -> None:
 
 
 def num_parameters(model: nn.Module, *, trained: bool | None = None) -> int:
-    """Count parameters: all, only the trained ones, or only the frozen ones."""
-    return sum(p.numel() for p in model.parameters() if trained is None or p.requires_grad == trained)
+    """Count parameters: all, only the trained ones, or only the frozen ones; of a layer trained in part, its parts."""
+    if trained is None:
+        return sum(p.numel() for p in model.parameters())
+    limits = partial_parameters(model)
+    names = model.named_parameters()
+    num = sum(p[: limits.get(name)].numel() if p.ndim else p.numel() for name, p in names if p.requires_grad)
+    return num if trained else num_parameters(model) - num
 
 
 def model_size_bytes(model: nn.Module, bytes_per_weight: int) -> int:

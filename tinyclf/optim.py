@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
+from tinyclf.channels import partial_parameters
 from tinyclf.config import TrainConfig
 from tinyclf.errors import BadInput
 
@@ -34,6 +35,36 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=True)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+
+
+def keep_frozen_channels(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Let `optimizer` leave what is frozen of layers trained in part as it is now, to the bit.
+
+    Its gradient is 0 from now on, so that it counts nothing where gradients are clipped. A step still decays it, and
+    is undone there.
+    """
+    parameters = dict(model.named_parameters())
+    frozen = [
+        (parameters[name], num, parameters[name].detach()[num:].clone())
+        for name, num in partial_parameters(model).items()
+    ]
+    for parameter, num, _ in frozen:
+        parameter.register_hook(lambda grad, num=num: _leading_rows(grad, num))  # type: ignore[no-untyped-call]
+
+    def restore(*_: object) -> None:
+        with torch.no_grad():
+            for parameter, num, kept in frozen:
+                parameter[num:].copy_(kept)
+
+    if frozen:
+        optimizer.register_step_post_hook(restore)
+
+
+def _leading_rows(grad: torch.Tensor, num: int) -> torch.Tensor:
+    """Return `grad` with zeros behind its first `num` rows."""
+    kept = torch.zeros_like(grad)
+    kept[:num] = grad[:num]
+    return kept
 
 
 def _without_decay(model: nn.Module, patterns: tuple[str, ...]) -> set[str]:

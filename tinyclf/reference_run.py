@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,19 +13,25 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tinyclf.golden import cross_entropy
+from tinyclf.golden import LOSSES, TorchUpdate, TrainedParts
+from tinyclf.quantized_features import QuantizedFeatures
+from tinyclf.rules import UpdateRule
 
 BATCH = 64
 
 
 @dataclass(frozen=True)
 class ReferenceRun:
-    """What a run comes to: test images called right before and after, loss of each step, trained parameters."""
+    """What a run comes to: test images called right before and after, loss of each step, trained parameters.
+
+    `worst_feature`: how far the device's quantised features are from what they should be, where there are such.
+    """
 
     right_before: int
     right_after: int
     losses: NDArray[np.float64]
     weights: dict[str, NDArray[np.float64]]
+    worst_feature: float = 0.0
 
 
 def training_run(
@@ -35,40 +41,43 @@ def training_run(
     test: tuple[NDArray[np.float32], NDArray[np.int64]],
     *,
     order: Iterable[int],
-    learning_rate: float,
-    weight_decay: float,
+    rule: UpdateRule,
     dtype: torch.dtype = torch.float64,
+    quantized: Callable[[nn.Module], QuantizedFeatures] | None = None,
 ) -> ReferenceRun:
-    """Train a copy of `model` (BatchNorm folded) by SGD, one image a step; evaluate before and after.
+    """Train a copy of `model` (BatchNorm folded) as `rule` says, one image a step; evaluate before and after.
 
     Args:
-        model: parameters with `requires_grad` are trained.
+        model: parameters with `requires_grad` are trained; of layers trained in part the leading channels.
         images: (N, C, H, W).
         labels: (N,), classes.
         test: images (M, C, H, W) and their classes (M,).
         order: indices of `images`, one for each step.
-        learning_rate: of SGD.
-        weight_decay: of SGD.
+        rule: how the weights are updated. Images at the end that do not fill a batch change nothing.
         dtype: of parameters and arithmetic.
+        quantized: makes of the model one whose trained part sees quantised features; only training uses it.
     """
     model = copy.deepcopy(model).to(dtype).eval()
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.SGD(trained.values(), lr=learning_rate, weight_decay=weight_decay)
+    trained = TrainedParts(model)
+    update = TorchUpdate(rule, trained.parts)
+    features = quantized(model) if quantized else None
     losses = []
     with _one_thread():
         before = _num_right(model, *test, dtype=dtype)
         for i in order:
-            logits = model(torch.from_numpy(images[i : i + 1]).to(dtype))[0]
+            image = torch.from_numpy(images[i : i + 1]).to(dtype)
+            logits = (features.logits(i, image) if features else model(image))[0]
             target = torch.zeros_like(logits)
             target[labels[i]] = 1
-            loss = cross_entropy(logits, target)
-            optimizer.zero_grad()
+            loss = LOSSES[rule.loss](logits, target)
+            model.zero_grad()
             torch.autograd.backward(loss)
-            optimizer.step()
+            trained.take_gradients()
+            update.take()
             losses.append(loss.item())
         after = _num_right(model, *test, dtype=dtype)
-    weights = {name: p.detach().double().numpy() for name, p in trained.items()}
-    return ReferenceRun(before, after, np.array(losses), weights)
+    weights = {name: p.detach().double().numpy() for name, p in trained.parts.items()}
+    return ReferenceRun(before, after, np.array(losses), weights, features.worst if features else 0.0)
 
 
 @contextmanager

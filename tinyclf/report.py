@@ -23,7 +23,8 @@ from tinyclf.runs import CARD_FILE, RunConfig, best_of, load_run, read_rows
 NUM_RESAMPLES = 1000
 # Said elsewhere in the card, or nothing about how the model was trained.
 NOT_LISTED = {
-    *("variant", "k", "arch", "data", "epochs", "seed", "from_run", "weights", "size", "mean", "std", "channels"),
+    *("variant", "k", "layers", "bias_only", "train_channels", "arch", "data", "epochs", "seed", "from_run"),
+    *("weights", "size", "mean", "std", "channels"),
     *("cache_dir", "cache_limit", "save_steps", "save_seconds", "log_steps", "tensorboard"),
 }
 

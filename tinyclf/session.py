@@ -40,9 +40,10 @@ from tinyclf.models import (
     load_pretrained,
     load_state,
     load_weights,
+    require_trained_head,
     set_train_mode,
 )
-from tinyclf.optim import Average, make_optimizer
+from tinyclf.optim import Average, keep_frozen_channels, make_optimizer
 from tinyclf.parallel import make_fabric, synchronise_batchnorm
 from tinyclf.plugins import load_object
 from tinyclf.runs import BEST_FILE, RunConfig, empty_model, read_run, read_state
@@ -123,7 +124,9 @@ def _assemble(
         synchronise_batchnorm(model)
     is_random = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in bare.modules())
     average = Average(model, decay=config.ema) if config.ema else None
-    net, optimizer = fabric.setup(bare, make_optimizer(model, config))
+    plain_optimizer = make_optimizer(model, config)
+    keep_frozen_channels(model, plain_optimizer)
+    net, optimizer = fabric.setup(bare, plain_optimizer)
     return Session(
         fabric=fabric,
         run=run,
@@ -243,6 +246,8 @@ def _starting_model(config: TrainConfig, dataset: Dataset, preprocessing: Prepro
     if folded_before:
         model = fold_batchnorm(model)
     source, with_head = _load(model, config)
+    if not with_head:
+        require_trained_head(model, config.what)
     if config.bn == "folded" and not folded_before:
         model = fold_batchnorm(model)
     return model, f"{source}, {'with its' if with_head else 'with a new'} last layer"

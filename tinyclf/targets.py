@@ -7,24 +7,64 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from tinyclf.errors import BadInput, ToolFailed
 from tinyclf.resources import resource_dir
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-RECORD_CYCLES, RECORD_END, RECORD_REFUSED, RECORD_RESUMED = -1, -2, -3, -4  # ids of tcl_run.h
+L1_ALIGNMENT = 16  # bytes
+ELF = Path("build/tinyclf.elf")  # of an emitted project
+TILE_TABLE = "tiles.json"  # of a target's folder
+RECORD_CYCLES, RECORD_END, RECORD_REFUSED, RECORD_RESUMED, RECORD_CALL = -1, -2, -3, -4, -5  # ids of tcl_run.h
 BUILD_TIMEOUT_S, RUN_TIMEOUT_S = 600, 1800
+
+
+@dataclass(frozen=True)
+class Region:
+    """A memory of a target. The first one of a target holds everything but the stacks that others name."""
+
+    name: str
+    origin: int | None  # first address; None: the system places what it likes where it likes
+    num_bytes: int | None  # None: as much as wanted
+    stack_bytes: int  # of stacks that are there once
+    core_stack_bytes: int  # of each core's stack
+
+
+@dataclass(frozen=True)
+class TileCodeBound:
+    """The same of a program that works on tiles; rule and training run as without."""
+
+    base: int
+    body: int  # for each body of tiles
+    op: int  # for each operation
+    operand: int  # for each operand of an operation
+    tensor: int  # for each tensor
+
+
+@dataclass(frozen=True)
+class CodeBound:
+    """An upper bound of code and constants together, in bytes, measured by benchmarks/code_size.py."""
+
+    base: int
+    training_run: int  # for a program of a whole training run
+    rule: int  # where an update reads its settings at run time
+    kernel: int  # for each kernel that is called
+    call: int  # for each call
+    tensor: int  # for each tensor
+    node: int  # for each node
+    tiles: TileCodeBound | None = None
 
 
 @dataclass(frozen=True)
@@ -37,10 +77,30 @@ class Target:
     num_cores: int
     most_cores: int
     counts_cycles: bool  # its clock is the chip's, so that figures mean something
-    memory_bytes: int | None  # for code, parameters, arena and samples; None: as much as wanted
+    regions: tuple[Region, ...]
+    tile_region: str | None  # where tiles lie, with the stacks of that region; None: among the rest
+    l1_bytes: int | None  # for tiles, and what else lies there; None: calls are done where the tensors lie
+    code: CodeBound | None  # None: known only once it is built
     shared: tuple[str, ...]  # files of deployers/ that the port is built with
     tools: dict[str, str]  # command -> what brings it
     files: dict[str, str]  # absolute path -> what brings it
+    macs_per_cycle: float | None = None  # at most, on all cores; None: its clock is not the chip's
+    tile_table: Path | None = None  # which tiles were measured to be best; None: those of the cost model
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Return the bytes for code, parameters, arena and samples; None: as much as wanted."""
+        return self.regions[0].num_bytes
+
+    @property
+    def tile_bytes(self) -> int | None:
+        """Return the bytes for tiles: L1 without the stacks that lie there too; None: no tiles."""
+        if self.l1_bytes is None:
+            return None
+        stacks = sum(
+            r.stack_bytes + r.core_stack_bytes * self.num_cores for r in self.regions if r.name == self.tile_region
+        )
+        return max(self.l1_bytes - stacks, 0) // L1_ALIGNMENT * L1_ALIGNMENT
 
     def missing(self) -> list[str]:
         """Return what is not on this machine, each with what brings it."""
@@ -49,9 +109,19 @@ class Target:
 
     def port_files(self) -> dict[str, bytes]:
         """Return the files of the port by name, as they stand in an emitted project's port/."""
-        own = [f for f in self.folder.iterdir() if f.is_file() and f.name != "target.toml"]
-        shared = [self.folder.parent / name for name in ("build.mk", "port.h", *self.shared)]
+        own = [f for f in self.folder.iterdir() if f.is_file() and f.name not in ("target.toml", TILE_TABLE)]
+        shared = [self.folder.parent / name for name in ("build.mk", "port.h", "port_dma.h", *self.shared)]
         return {f.name: f.read_bytes() for f in sorted([*own, *shared])}
+
+    def extra_files(self, name: str) -> dict[str, bytes]:
+        """Return the files of the port's folder `name` by path, which begins with it; none if it has no such folder."""
+        files = sorted(f for f in (self.folder / name).rglob("*") if f.is_file())
+        return {f.relative_to(self.folder).as_posix(): f.read_bytes() for f in files}
+
+    @property
+    def takes_upstream(self) -> bool:
+        """Tell whether its programs can be built with a checkout of upstream's PULP-TrainLib."""
+        return (self.folder / "upstream").is_dir()
 
 
 def find_tool(command: str) -> str | None:
@@ -74,12 +144,80 @@ def find_targets() -> dict[str, Target]:
             num_cores=table["num_cores"],
             most_cores=table["most_cores"],
             counts_cycles=table["cycles"],
-            memory_bytes=table.get("memory_bytes"),
+            regions=tuple(_region(name, region) for name, region in table["regions"].items()),
+            tile_region=table.get("tiles", {}).get("region"),
+            l1_bytes=table["regions"][table["tiles"]["region"]]["bytes"] if "tiles" in table else None,
+            code=_code_bound(table["code"]) if "code" in table else None,
             shared=tuple(table.get("shared", ())),
             tools=table.get("tools", {}),
             files=table.get("files", {}),
+            macs_per_cycle=table.get("macs_per_cycle"),
+            tile_table=file.with_name(TILE_TABLE) if file.with_name(TILE_TABLE).is_file() else None,
         )
     return found
+
+
+def _code_bound(table: dict[str, Any]) -> CodeBound:
+    tiles = table.get("tiles")
+    plain = {name: value for name, value in table.items() if name != "tiles"}
+    return CodeBound(**plain, tiles=TileCodeBound(**tiles) if tiles else None)
+
+
+def with_l1(target: Target, text: str) -> Target:
+    """Return `target` with other bytes of L1: a number, "64KiB", "1MiB", or "off", to compute where tensors lie.
+
+    Raises:
+        BadInput: it is none of these, or more than the target has.
+    """
+    if text == "off":
+        return replace(target, l1_bytes=None)
+    num_bytes = next(
+        (
+            int(text.removesuffix(unit)) * factor
+            for unit, factor in (("KiB", 1 << 10), ("MiB", 1 << 20), ("", 1))
+            if text.endswith(unit) and text.removesuffix(unit).isdecimal()
+        ),
+        None,
+    )
+    if num_bytes is None:
+        raise BadInput(f"'{text}' is no number of bytes of L1: say, for instance, 64KiB or 65536, or off")
+    most = next((r.num_bytes for r in target.regions if r.name == target.tile_region), None)
+    if most is not None and num_bytes > most:
+        raise BadInput(f"--l1 {text}: target {target.name} has {most:,} bytes of {target.tile_region}")
+    return replace(target, l1_bytes=num_bytes)
+
+
+def with_tiles(target: Target, table: Path | None) -> Target:
+    """Return `target` with another table of tiles; "model": with none; None: with its own.
+
+    Raises:
+        BadInput: it computes without tiles.
+    """
+    if table is None:
+        return target
+    if target.l1_bytes is None:
+        raise BadInput(f"--tiles: target {target.name} computes where the tensors lie, without tiles: leave it out")
+    return replace(target, tile_table=None if str(table) == "model" else table)
+
+
+def l1_option(target: Target) -> str:
+    """Return the options that ask for the target's L1 and tiles as they are, a space before each; "" by default."""
+    usual = find_target(target.name)
+    name = target.tile_table.name if target.tile_table else "model"
+    table = "" if target.tile_table == usual.tile_table else f" --tiles {name}"
+    if target.l1_bytes == usual.l1_bytes:
+        return table
+    return (" --l1 off" if target.l1_bytes is None else f" --l1 {target.l1_bytes}") + table
+
+
+def _region(name: str, table: dict[str, int]) -> Region:
+    return Region(
+        name=name,
+        origin=table.get("origin"),
+        num_bytes=table.get("bytes"),
+        stack_bytes=table.get("stack_bytes", 0),
+        core_stack_bytes=table.get("core_stack_bytes", 0),
+    )
 
 
 def find_target(name: str) -> Target:
@@ -173,6 +311,8 @@ def check_elf(project: Path, target: Target) -> None:
 
 def read_records(project: Path) -> list[tuple[int, int, NDArray[np.int32]]]:
     """Return the records of build/results.bin, (id, step, words), up to the first that is not whole."""
+    import numpy as np  # not at the top: help names the targets, and is to be there at once
+
     file = project / "build" / "results.bin"
     words = np.fromfile(file, dtype="<i4") if file.is_file() else np.zeros(0, dtype=np.int32)
     records = []
@@ -202,6 +342,8 @@ def read_results(project: Path) -> Results:
     for record, step, payload in read_records(project):
         if record == RECORD_END:
             return Results(tuple(steps), tuple(cycles))
+        if record == RECORD_CALL:
+            continue
         if not RECORD_CYCLES <= record < len(traces):
             break
         if record == RECORD_CYCLES:

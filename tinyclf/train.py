@@ -86,7 +86,7 @@ def train(
     """
     session = open_session(config)
     arch = session.run.arch
-    name = session.run.variant.name
+    name = session.run.variant.kind
     run_dir = create_run_dir(out, variant=name, arch=arch) if session.fabric.is_global_zero else None
     run_dir = session.fabric.broadcast(run_dir)
     assert run_dir is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,8 @@ from tinyclf.device_files import Samples, WeightsHeader, number_of, read_weights
 from tinyclf.device_run import TrainingJob, net_number
 from tinyclf.errors import BadInput, Unsupported
 from tinyclf.evaluate import check_classes, predict
-from tinyclf.jobs import DEFAULT_RATE, DEFAULT_RATE_FULL
 from tinyclf.models import fold_batchnorm, freeze
+from tinyclf.rules import UpdateRule
 from tinyclf.runs import (
     BEST_FILE,
     EpochRow,
@@ -29,14 +28,15 @@ from tinyclf.runs import (
     write_checkpoint,
     write_config,
 )
-from tinyclf.targets import Target
+from tinyclf.targets import Target, l1_option
+from tinyclf.update_options import UpdateOptions, options_text
 from tinyclf.variants import Variant
 
 MOST_64_BITS = 2**64 - 1
 
 
 @dataclass(frozen=True)
-class TrainingRequest:
+class TrainingRequest(UpdateOptions):
     """What a user asks for. None: the default; of samples all, of the rest the run's own, or that of `jobs`."""
 
     target: Target
@@ -47,9 +47,9 @@ class TrainingRequest:
     num_test: int | None
     num_epochs: int
     checkpoint_every: int
-    learning_rate: float | None
-    weight_decay: float
+    cache: str
     seed: int
+    recompute: bool = False
 
 
 def make_training_job(request: TrainingRequest) -> TrainingJob:
@@ -76,7 +76,7 @@ def make_training_job(request: TrainingRequest) -> TrainingJob:
         *_take(config, training, request.num_samples, option="--samples", seed=request.seed),
         *_take(config, test, request.num_test, option="--test-samples", seed=request.seed),
     )
-    rate = request.learning_rate or (DEFAULT_RATE_FULL if variant.trains_everything else DEFAULT_RATE)
+    rule = _rule(request, variant, len(samples.train_labels))
     return TrainingJob(
         model=fold_batchnorm(model),
         variant=variant,
@@ -84,11 +84,12 @@ def make_training_job(request: TrainingRequest) -> TrainingJob:
         num_classes=config.num_classes,
         num_epochs=request.num_epochs,
         checkpoint_every=request.checkpoint_every,
-        learning_rate=rate,
-        weight_decay=request.weight_decay,
+        rule=rule,
         seed=request.seed,
         source=source_number(run),
-        command=_command(request, run, variant, samples, rate),
+        cache=request.cache,
+        recompute=request.recompute,
+        command=_command(request, run, variant, samples, rule),
     )
 
 
@@ -97,11 +98,18 @@ def _check(request: TrainingRequest) -> None:
         raise BadInput("--epochs and --samples must be at least 1")
     if (request.num_test is not None and request.num_test < 0) or request.checkpoint_every < 0:
         raise BadInput("--test-samples and --checkpoint-every must be at least 0")
-    rate = request.learning_rate
-    if (rate is not None and not 0 < rate < inf) or not 0 <= request.weight_decay < inf:
-        raise BadInput("--lr must be above 0 and --weight-decay not below")
     if not 0 <= request.seed <= MOST_64_BITS:
         raise BadInput("--seed must be in 0 .. 2^64 - 1")
+    # Before anything is read: all that does not depend on the dataset. A run of all its samples is judged later.
+    _rule(request, request.variant or Variant("LP"), request.num_samples or max(request.batch, 1))
+
+
+def _rule(request: TrainingRequest, variant: Variant, num_train: int) -> UpdateRule:
+    return request.rule(
+        reaches_everything=variant.reaches_everything,
+        num_samples=request.num_epochs * num_train,
+        asked=f"{request.num_epochs} epochs of {num_train} samples",
+    )
 
 
 def _take(
@@ -115,13 +123,13 @@ def _take(
     return images, split.labels[order].astype(np.int64)
 
 
-def _command(request: TrainingRequest, run: Path, variant: Variant, samples: Samples, rate: float) -> str:
-    k = f" --k {variant.k}" if variant.name == "FT" else ""
+def _command(request: TrainingRequest, run: Path, variant: Variant, samples: Samples, rule: UpdateRule) -> str:
     return (
-        f"tinyclf deploy --target {request.target.name} --from {run.name} --variant {variant.name}{k} "
+        f"tinyclf deploy --target {request.target.name} --from {run.name} {variant.options} "
         f"--samples {len(samples.train_labels)} --test-samples {len(samples.test_labels)} "
-        f"--epochs {request.num_epochs} --checkpoint-every {request.checkpoint_every} --lr {rate:g} "
-        f"--weight-decay {request.weight_decay:g} --seed {request.seed}"
+        f"--epochs {request.num_epochs} --checkpoint-every {request.checkpoint_every} --cache {request.cache}"
+        f"{options_text(rule)} --seed {request.seed}{' --recompute' if request.recompute else ''}"
+        f"{l1_option(request.target)}"
     )
 
 
@@ -142,15 +150,24 @@ def load_device_weights(run: Path, file: Path) -> tuple[nn.Module, RunConfig]:
     """
     header, values = read_weights(file)
     model, config = load_run(run)
+    freeze(model, header.trained)
     folded = fold_batchnorm(model).eval()
     parameters = dict(folded.named_parameters())
     _check_belongs(header, folded, run=run, file=file)
     with torch.no_grad():
         for name, value in values.items():
-            parameters[name].copy_(torch.from_numpy(value.copy()))
-    freeze(folded, Variant(header.variant, k=header.k))
+            parameters[name][: len(value)].copy_(torch.from_numpy(value.copy()))
+    trained = header.trained
     options = replace(
-        config.train, variant=header.variant, k=header.k, bn="folded", from_run=run.absolute(), weights=None
+        config.train,
+        variant=trained.name,
+        k=trained.k,
+        layers=trained.layers,
+        bias_only=trained.bias_only,
+        train_channels=trained.fractions,
+        bn="folded",
+        from_run=run.absolute(),
+        weights=None,
     )
     start = f"{run}, then trained on a device: {file.name}"
     return folded, replace(config, train=options, start=start)
@@ -158,12 +175,17 @@ def load_device_weights(run: Path, file: Path) -> tuple[nn.Module, RunConfig]:
 
 def _check_belongs(header: WeightsHeader, folded: nn.Module, *, run: Path, file: Path) -> None:
     shapes = {name: tuple(p.shape) for name, p in folded.named_parameters()}
-    if header.net != net_number(folded) or any(shapes.get(t.name) != t.shape for t in header.tensors):
+    if header.net != net_number(folded) or not all(_is_part(t.shape, shapes.get(t.name)) for t in header.tensors):
         raise BadInput(f"{file}: holds weights of another net than {run}: name the run that was deployed")
     if header.source != source_number(run):
         raise BadInput(
             f"{file}: was trained on top of other weights than those of {run}: name the run that was deployed"
         )
+
+
+def _is_part(shape: tuple[int, ...], whole: tuple[int, ...] | None) -> bool:
+    """Tell whether `shape` is that of a parameter, or of leading rows of one."""
+    return whole is not None and shape[1:] == whole[1:] and 0 < shape[0] <= whole[0]
 
 
 def import_weights(run: Path, file: Path, out: Path | None) -> tuple[Path, float]:
@@ -177,7 +199,7 @@ def import_weights(run: Path, file: Path, out: Path | None) -> tuple[Path, float
     validation = dataset.split("validation")
     logits = predict(model, validation, replace(config.preprocessing, stored=dataset.size)).numpy()
     accuracy = float((logits.argmax(1) == validation.labels).mean())
-    run_dir = create_run_dir(out, variant=config.variant.name, arch=config.arch)
+    run_dir = create_run_dir(out, variant=config.variant.kind, arch=config.arch)
     write_config(run_dir, config)
     row = EpochRow(epoch=0, lr=0.0, train_loss=0.0, train_accuracy=0.0, val_loss=0.0, val_accuracy=accuracy)
     write_checkpoint(run_dir / BEST_FILE, model.state_dict(), run=config, row=row)

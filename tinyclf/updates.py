@@ -23,6 +23,11 @@ def state_names(rule: UpdateRule, parameter: str) -> tuple[str, ...]:
     return (f"{parameter}.momentum",) if rule.momentum else ()
 
 
+def _trained_part(parameter: Tensor, gradient: str | None = None) -> BlobOf:
+    """Return the blob of what is trained of a parameter: its leading channels, or all of it."""
+    return BlobOf(parameter.name, gradient, parameter.trained_channels)
+
+
 class Updates:
     """The updates of a net, written layer by layer as its gradients come."""
 
@@ -57,11 +62,13 @@ class Updates:
     def _descend(self, layer: Lowered) -> Call:
         """Update all trained parameters of a layer with upstream's function."""
         first, *second = layer.trained  # to the kernel any parameter can be the weights or the biases
-        more: tuple[tuple[str, Field], ...] = (("biases", BlobOf(second[0].name)), ("use_biases", 1)) if second else ()
+        more: tuple[tuple[str, Field], ...] = ()
+        if second:
+            more = (("biases", _trained_part(second[0])), ("use_biases", 1))
         node = self._node(
             f"{layer.name}.sgd",
             "optim_args",
-            ("weights", BlobOf(first.name)),
+            ("weights", _trained_part(first)),
             ("learning_rate", self.rule.learning_rate),
             ("weight_decay_lambda", self.rule.weight_decay),
             *more,
@@ -72,11 +79,11 @@ class Updates:
 
     def _accumulate(self, parameter: Tensor) -> Call:
         total = self._waiting_gradient(parameter)
-        self.tensors[total] = Tensor(total, parameter.shape, Role.ACCUMULATED)
+        self.tensors[total] = Tensor(total, parameter.trained_shape, Role.ACCUMULATED)
         node = self._node(
             f"{parameter.name}.accumulate",
             "tcl_accumulate_args",
-            ("weights", BlobOf(parameter.name)),
+            ("weights", _trained_part(parameter)),
             ("sum", DataOf(total)),
             ("rule", RuleOf()),
         )
@@ -91,7 +98,7 @@ class Updates:
         self.tensors[sums.name] = sums
         calls = []
         for i, (parameter, gradient) in enumerate(pairs):
-            blob = BlobOf(parameter.name, gradient)
+            blob = _trained_part(parameter, gradient)
             fields: tuple[tuple[str, Field], ...] = (("weights", blob), ("sums", DataOf(sums.name)), ("index", i))
             node = self._node(f"{parameter.name}.norm", "tcl_norm_args", *fields)
             calls.append(Call("tcl_squared_norm_fp32", node, Phase.UPDATE, (gradient,), (sums.name,), fork=True))
@@ -102,11 +109,11 @@ class Updates:
     def _update(self, parameter: Tensor, gradient: str) -> Call:
         """Update one parameter by `gradient`, which may be a batch's sum."""
         states = state_names(self.rule, parameter.name)
-        self.tensors |= {name: Tensor(name, parameter.shape, Role.STATE) for name in states}
+        self.tensors |= {name: Tensor(name, parameter.trained_shape, Role.STATE) for name in states}
         node = self._node(
             f"{parameter.name}.update",
             "tcl_update_args",
-            ("weights", BlobOf(parameter.name, gradient)),
+            ("weights", _trained_part(parameter, gradient)),
             *((field, DataOf(name)) for field, name in zip(_STATE_FIELDS, states, strict=False)),
             ("rule", RuleOf()),
         )

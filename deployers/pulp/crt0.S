@@ -1,6 +1,6 @@
 /* Start of pulp-open: the fabric controller clears .bss and starts the cluster; its core 0 is the program's. */
 #define FC_STACK_BYTES 1024
-#define STACK_BYTES 4096
+#define STACK_BYTES 2048
 
     .option norvc
     .option norelax

@@ -15,7 +15,15 @@
 #include "port.h"
 #include "tcl_files.h"
 
-enum { MOST_BYTES = 4096, CHANNELS = 1, HEIGHT = 2, WIDTH = 3, NUM_CLASSES = 4, STATE_WORDS = 70 };
+enum {
+    MOST_BYTES = 4096,
+    CHANNELS = 1,
+    HEIGHT = 2,
+    WIDTH = 3,
+    NUM_CLASSES = 4,
+    STATE_WORDS = 70,
+    TRAINED_BYTES = 4 * 50
+};
 enum { PUT_RIGHT_SAMPLES_HEADER = 1, PUT_RIGHT_SAMPLES = 2, PUT_RIGHT_SLOTS = 4 };
 
 static struct {
@@ -110,7 +118,9 @@ int LLVMFuzzerTestOneInput(uint8_t const *data, size_t num_bytes)
     if (tcl_samples_open(&samples) == TCL_ACCEPTED)
         read_samples(&samples);
     float *state = calloc(STATE_WORDS, sizeof *state);
-    struct tcl_slots slots = {.run = 1, .samples = 2, .state = state, .num_bytes = 4 * STATE_WORDS};
+    struct tcl_slots slots = {.run = 1, .samples = 2};
+    slots.blocks[0] = (struct tcl_block){state, TRAINED_BYTES};
+    slots.blocks[1] = (struct tcl_block){(char *)state + TRAINED_BYTES, 4 * STATE_WORDS - TRAINED_BYTES};
     struct tcl_position position = {0, 0};
     tcl_slots_open(&slots);
     if (tcl_slots_load(&slots, &position) == TCL_ACCEPTED) {

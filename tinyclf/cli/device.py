@@ -1,8 +1,7 @@
-"""Commands of the device half: memory, deploy, doctor."""
+"""Commands of the device half: deploy, doctor; and options that they share with memory."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,12 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from tinyclf.cli.program import FOLDER, main
-from tinyclf.rules import LOSSES, OPTIMIZERS, SCHEDULES, UpdateRule
+from tinyclf.cli.selection import selection_options
+from tinyclf.cli.update_options import finer_update_options
+from tinyclf.feature_memory import CACHES
+from tinyclf.rules import LOSSES, OPTIMIZERS, SCHEDULES
 from tinyclf.variants import VARIANTS
 
 if TYPE_CHECKING:
     from tinyclf.deploy import Report
-    from tinyclf.memory import MemoryReport
 
     _ParamType = click.ParamType[Any]
 else:
@@ -24,17 +25,19 @@ else:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _TargetName(_ParamType):
+class TargetName(_ParamType):
     """A folder of deployers/; they are looked up when an option is read, not when the program starts."""
 
     name = "target"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return the names of all targets, for the help."""
         from tinyclf.targets import find_targets
 
         return f"[{'|'.join(find_targets())}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the target of that name."""
         from tinyclf.targets import Target, find_targets
 
         if isinstance(value, Target):
@@ -54,7 +57,7 @@ class _Dashed(click.Choice):  # type: ignore[type-arg]  # not generic in click b
         return super().convert(value, param, ctx).replace("-", "_")
 
 
-def _rule_options(command: F) -> F:
+def rule_options(command: F) -> F:
     """Add the options of an update that decide what is kept in memory from step to step."""
     for option in (
         click.option(
@@ -62,7 +65,7 @@ def _rule_options(command: F) -> F:
             type=int,
             default=1,
             show_default=True,
-            help="Samples per update, of the mean of their gradients.",
+            help="Samples per update, of the mean of their gradients. Samples left at the end change no weight.",
         ),
         click.option("--momentum", type=float, default=0.0, show_default=True, help="Momentum, for sgd."),
         click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True, help="Optimizer."),
@@ -71,113 +74,34 @@ def _rule_options(command: F) -> F:
     return command
 
 
-def _variant_option(default: str | None) -> Callable[[F], F]:
-    return click.option(
+def variant_options(default: str) -> Callable[[F], F]:
+    """Add the options that say what is trained; `default` is how help words what holds without them."""
+    variant = click.option(
         "--variant",
         type=click.Choice(VARIANTS, case_sensitive=False),
-        default=default,
-        show_default=default is not None,
         metavar=f"[{'|'.join(VARIANTS)}]",
-        help="What is trained on the device." + ("" if default else " Default: what the run trained, or LP."),
+        help=f"What is trained on the device. Default: {default}.",
     )
+    return lambda command: variant(_k_option(selection_options(command)))
 
 
-# --- memory -------------------------------------------------------------------------------------------------------
-
-
-@main.command()
-@_variant_option("LP")
-@click.option("--k", type=int, default=2, show_default=True, help="Number of unfrozen blocks, for FT.")
-@click.option("--arch", metavar="NAME", help="Architecture. Default: mobilenet_wd4, for FD fdmobilenet_wd4.")
-@click.option("--size", type=int, default=128, show_default=True, help="Width and height of the image in pixels.")
-@click.option("--classes", "num_classes", type=int, default=2, show_default=True, help="Number of classes.")
-@_rule_options
-@click.option("--csv", "csv_file", type=FOLDER, metavar="FILE", help="Write the lifetime of every tensor as CSV.")
-@click.option("--plot", "plot_file", type=FOLDER, metavar="FILE", help="Draw the lifetimes (PNG, PDF or SVG).")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def memory(
-    variant: str,
-    k: int,
-    arch: str | None,
-    size: int,
-    num_classes: int,
-    optimizer: str,
-    momentum: float,
-    batch: int,
-    csv_file: Path | None,
-    plot_file: Path | None,
-    as_json: bool,
-) -> None:
-    """Say how many bytes one training step needs on the device, before any data or training.
-
-    \b
-    Example:
-      tinyclf memory --variant FT --k 2
-      tinyclf memory --variant FT --k 2 --optimizer adam --batch 8
-      tinyclf memory --variant LP --arch fdmobilenet_wd4 --size 96 --plot memory.png
-    """
-    from tinyclf.files import write_text
-    from tinyclf.jobs import memory_of
-    from tinyclf.memory import lifetimes_csv, write_plot
-    from tinyclf.variants import Variant
-
-    what = Variant(variant, k=k)
-    rule = UpdateRule(0.01, optimizer=optimizer, momentum=momentum, batch=batch)
-    need = memory_of(what, arch=arch, size=size, num_classes=num_classes, rule=rule)
-    title = f"{need.arch} {what.label}, {size}x{size}, {num_classes} classes"
-    if csv_file:
-        write_text(csv_file, lifetimes_csv(need.graph, need.plan))
-    if plot_file:
-        write_plot(plot_file, need.graph, need.plan, title=title)
-    if as_json:
-        counts = {"parameters": need.num_parameters, "parameters_folded": need.num_folded}
-        options = {"arch": need.arch, "variant": what.label, "size": size, "classes": num_classes}
-        click.echo(json.dumps({**options, **counts, "bytes": need.report.to_dict()}, indent=1))
-        return
-    click.echo(f"{title}: one training step on one sample, float32")
-    click.echo("\n".join(_memory_lines(need.report)))
-    click.echo(
-        f"\nThe net has {need.num_parameters:,} parameters, {need.num_folded:,} once BatchNorm is folded into biases."
-    )
-    for file in filter(None, (csv_file, plot_file)):
-        click.echo(f"wrote {file}")
-
-
-def _memory_lines(r: MemoryReport) -> list[str]:
-    def row(name: str, *values: int) -> str:
-        return f"  {name:<34}" + "".join(f"{value:>14,}" for value in values)
-
-    naive = r.parameters_frozen + r.parameters_trained
-    return [
-        "",
-        f"  {'':<34}{'bytes':>14}{'most at once':>14}",
-        row("parameters, frozen", r.parameters_frozen),
-        row("parameters, trained", r.parameters_trained),
-        row("arena: its peak", r.peak),
-        row("  activations and input, at peak", r.activations_at_peak, r.activations_most),
-        row("  gradients, at peak", r.gradients_at_peak, r.gradients_most),
-        row("  buffers (label), at peak", r.buffers_at_peak, r.buffers_most),
-        row("  lower bound of the peak", r.max_live),
-        *([row("state of the optimizer", r.optimizer_state)] if r.optimizer_state else []),
-        *([row("gradients accumulated over a batch", r.accumulated_gradients)] if r.accumulated_gradients else []),
-        row("total, as linked", r.total),
-        "",
-        "  A naive summary keeps every output and gradient:",
-        row("parameters", naive),
-        row("activations", r.naive_activations),
-        row("gradients", r.naive_gradients),
-        row("total", r.naive_total) + f"   {r.naive_total / r.total:.1f} times ours",
-    ]
+tiles_option = click.option(
+    "--tiles",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Cut operations into tiles as this table says, which the command tune wrote; model: as the cost model says. "
+    "Default: the target's own table. What is not in a table is up to the cost model.",
+)
+_k_option = click.option("--k", type=int, default=2, show_default=True, help="Number of unfrozen blocks, for FT.")
 
 
 # --- deploy -------------------------------------------------------------------------------------------------------
 
 
 @main.command()
-@click.option("--target", type=_TargetName(), required=True, help="Where the C is to run.")
+@click.option("--target", type=TargetName(), required=True, help="Where the C is to run.")
 @click.option("--from", "from_run", type=FOLDER, metavar="RUN", help="Deploy the best weights of this run.")
-@_variant_option(None)
-@click.option("--k", type=int, default=2, show_default=True, help="Number of unfrozen blocks, for FT.")
+@variant_options("what the run trained, or LP")
 @click.option("--arch", metavar="NAME", help="Only without --from. Default: mobilenet_wd4, for FD fdmobilenet_wd4.")
 @click.option("--size", type=int, help="Only without --from: width and height in pixels. Default: 128.")
 @click.option("--classes", "num_classes", type=int, help="Only without --from: number of classes. Default: 2.")
@@ -194,10 +118,11 @@ def _memory_lines(r: MemoryReport) -> list[str]:
     "--lr", "learning_rate", type=float, help="Learning rate. Default: 0.01; for full training and for adam 0.001."
 )
 @click.option("--weight-decay", type=float, default=0.0, show_default=True, help="Weight decay.")
-@_rule_options
+@rule_options
 @click.option("--clip", type=float, default=0.0, show_default=True, help="Largest norm of the gradient; 0: no limit.")
 @click.option("--schedule", type=click.Choice(SCHEDULES), default="constant", show_default=True, help="Of the rate.")
 @click.option("--loss", type=_Dashed(LOSSES), default="cross-entropy", show_default=True, help="What is minimised.")
+@finer_update_options
 @click.option("--epochs", "num_epochs", type=int, help="In place of --steps: a training run over all samples.")
 @click.option("--test-samples", "num_test", type=int, help="With --epochs: of the test split. Default: all.")
 @click.option(
@@ -208,20 +133,50 @@ def _memory_lines(r: MemoryReport) -> list[str]:
     metavar="STEPS",
     help="With --epochs: write a checkpoint after so many steps, which a run that was cut goes on from. 0: none.",
 )
+@click.option(
+    "--cache",
+    type=click.Choice(CACHES),
+    default="off",
+    show_default=True,
+    help="With --epochs: keep what the frozen part gives for each sample in memory instead of computing it in every "
+    "epoch: exactly, or in 8 bits.",
+)
 @click.option("--resume", is_flag=True, help="With --epochs and --execute: go on with the run that was cut in --out.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the samples' order, or of all that is random.")
 @click.option("--cores", type=int, help="Cores that share the work. Default: all of the target's.")
+@click.option("--recompute", is_flag=True, help="Compute activations twice where they would not fit the target.")
+@click.option(
+    "--l1",
+    metavar="BYTES",
+    help="Compute on tiles in so much L1, such as 64KiB, with what else lies there; off: where the tensors lie. "
+    "Default: all of the target's L1, if it has one.",
+)
+@tiles_option
 @click.option("--out", type=FOLDER, metavar="DIR", help="Project folder. Default: deployed/TARGET-NAME-VARIANT.")
 @click.option("--execute", "run_it", is_flag=True, help="Build it, run it, and compare every step with PyTorch.")
+@click.option(
+    "--profile",
+    "profiled",
+    is_flag=True,
+    help="With --execute, on pulp: show the cycles, MACs and DMA of each operation of a step; a table, profile.json "
+    "and profile.png. Measuring takes some cycles for each tile.",
+)
 def deploy(
     variant: str | None,
     k: int,
+    layers: tuple[str, ...],
+    bias_only: bool,
+    train_channels: tuple[str, ...],
     cores: int | None,
     out: Path | None,
     run_it: bool,
+    profiled: bool,
+    l1: str | None,
+    tiles: Path | None,
     num_epochs: int | None,
     num_test: int | None,
     checkpoint_every: int,
+    cache: str,
     resume: bool,
     **options: Any,
 ) -> None:
@@ -231,9 +186,13 @@ def deploy(
     training run: it evaluates on test samples, trains, evaluates again, and hands back weights.bin, which tinyclf eval
     --device-weights and tinyclf import-weights take.
 
+    With TRAINLIB_HOME set to a checkout of PULP-TrainLib, target pulp is built with its kernels where they are right,
+    and with ours elsewhere; which is printed. The project's Makefile.sdk builds with the PULP SDK.
+
     \b
     Example:
       tinyclf deploy --target pulp --variant FT --k 2 --size 64 --steps 2 --execute
+      tinyclf deploy --target pulp --variant LP --size 96 --steps 1 --execute --profile
       tinyclf deploy --target host --from demo/clean --variant LP --data demo/shifted --execute
       tinyclf deploy --target host --optimizer adam --batch 4 --steps 40 --schedule cosine --execute
       tinyclf deploy --target host --from demo/clean --data demo/shifted --variant FT --k 1 --samples 100 --epochs 3 \
@@ -244,35 +203,56 @@ def deploy(
     """
     from math import isfinite
 
+    from tinyclf.cli.device_profile import check_profile, show_profile
     from tinyclf.cli.device_training import deploy_training
+    from tinyclf.cli.device_upstream import chosen_upstream, show_linkage
     from tinyclf.deploy import TOLERANCE, emit_project, execute
+    from tinyclf.elf import read_elf
     from tinyclf.errors import BadInput, CheckFailed
     from tinyclf.jobs import Request, default_project, make_job
-    from tinyclf.targets import require_cores, require_tools
-    from tinyclf.variants import Variant
+    from tinyclf.regions import linked_regions
+    from tinyclf.targets import ELF, require_cores, require_tools, with_l1, with_tiles
+    from tinyclf.variants import chosen_variant
 
-    what = Variant(variant, k=k) if variant else None
-    request = Request(variant=what, **options)
-    target = request.target
+    what = chosen_variant(variant, k=k, layers=layers, bias_only=bias_only, train_channels=train_channels)
+    target = with_tiles(with_l1(options.pop("target"), l1) if l1 else options.pop("target"), tiles)
+    request = Request(target=target, variant=what, **options)
     require_cores(target, cores)
+    if profiled:
+        check_profile(target, run_it=run_it, is_training_run=num_epochs is not None)
     if run_it:
         require_tools(target)
+    upstream = chosen_upstream(target, is_training_run=num_epochs is not None)
     if num_epochs is not None:
-        settings = {"num_epochs": num_epochs, "num_test": num_test, "checkpoint_every": checkpoint_every}
+        settings = {
+            "num_epochs": num_epochs,
+            "num_test": num_test,
+            "checkpoint_every": checkpoint_every,
+            "cache": cache,
+        }
         deploy_training(request, settings, out or default_project(request), cores=cores, run_it=run_it, resume=resume)
         return
-    if num_test is not None or checkpoint_every or resume:
-        raise BadInput("--test-samples, --checkpoint-every and --resume belong to a training run: add --epochs")
+    if num_test is not None or checkpoint_every or resume or cache != "off":
+        raise BadInput(
+            "--test-samples, --checkpoint-every, --cache and --resume belong to a training run: add --epochs"
+        )
     job = make_job(request)
     project = out or default_project(request)
-    program = emit_project(job, target, project, num_cores=cores)
+    program = emit_project(job, target, project, num_cores=cores, upstream=upstream)
     click.echo(f"{project}: C project for {target.name}, {job.num_steps} steps on {len(job.samples)} samples")
+    show_linkage(program)
     if not run_it:
         click.echo(f"next: make -C {project} run")
         return
     click.echo("building and running it ...")
-    report = execute(job, program, target, project, *([f"NUM_CORES={cores}"] if cores else []))
+    variables = [*([f"NUM_CORES={cores}"] if cores else []), *(["PROFILE=1"] if profiled else [])]
+    report = execute(job, program, target, project, *variables)
     click.echo("\n".join(_report_lines(report)))
+    if profiled:
+        show_profile(program, target, project, num_cores=report.num_cores)
+    for region in linked_regions(target, read_elf(project / ELF)):
+        of = f" of {region.num_bytes:,}" if region.num_bytes else ""
+        click.echo(f"linked into {region.name}: {region.total:,}{of} bytes ({region.summary})")
     click.echo(f"every figure: {project / 'report.json'}")
     if not report.passed:
         num = sum(not c.passed for c in report.comparisons)

@@ -23,21 +23,32 @@ def deploy_training(
     """Emit a training run, and with `run_it` build, run and compare it; `settings` are TrainingRequest's own."""
     from math import isfinite
 
-    from tinyclf.device_run import emit_training, execute_training
+    from tinyclf.device_run import emit_training, execute_training, features_of
     from tinyclf.errors import BadInput, CheckFailed
     from tinyclf.training_jobs import TrainingRequest, make_training_job
+    from tinyclf.update_options import UpdateOptions
 
     _refuse_options(request)
     if resume and not run_it:
         raise BadInput("--resume goes on with a run: add --execute")
-    shared = ("target", "from_run", "variant", "data", "num_samples", "learning_rate", "weight_decay", "seed")
-    job = make_training_job(TrainingRequest(**{name: getattr(request, name) for name in shared}, **settings))
+    shared = ("target", "from_run", "variant", "data", "num_samples", "seed", "recompute")
+    names = (*shared, *(f.name for f in fields(UpdateOptions)))
+    job = make_training_job(TrainingRequest(**{name: getattr(request, name) for name in names}, **settings))
     emit_training(job, request.target, project, num_cores=cores, resume=resume)
     num_train, num_test = len(job.samples.train_labels), len(job.samples.test_labels)
     click.echo(
         f"{project}: C project for {request.target.name}, {job.num_epochs} epochs on {num_train:,} samples, "
-        f"{num_test:,} test samples, learning rate {job.learning_rate:g}"
+        f"{num_test:,} test samples, {job.rule.optimizer}, learning rate {job.rule.learning_rate:g}"
     )
+    features = features_of(job)
+    if features:
+        num = len(features.tensors)
+        what = "1 tensor" if num == 1 else f"{num} tensors"
+        click.echo(
+            f"kept of each sample: {what} behind the frozen part ({job.cache}), {features.num_bytes:,} bytes in all"
+        )
+    if job.rule.batch > 1:
+        click.echo(_batch_line(job.num_steps, job.rule.batch))
     if not run_it:
         click.echo(f"next: make -C {project} run")
         return
@@ -56,20 +67,20 @@ def deploy_training(
     click.echo(f"next: tinyclf import-weights {request.from_run} {project / 'weights.bin'}")
 
 
-UPDATE_OPTIONS = ("optimizer", "momentum", "batch", "clip", "schedule", "loss")
+def _batch_line(num_steps: int, batch: int) -> str:
+    """Say how many updates a run has, and what is left over."""
+    num, rest = divmod(num_steps, batch)
+    left = f"; the last {rest} samples of the run do not fill a batch and change no weight" if rest else ""
+    return f"{num:,} updates, each of {batch} samples, across the ends of epochs{left}"
 
 
 def _refuse_options(request: Request) -> None:
     from click.core import ParameterSource
 
     from tinyclf.errors import BadInput
-    from tinyclf.jobs import Request
 
     if click.get_current_context().get_parameter_source("num_steps") is ParameterSource.COMMANDLINE:
         raise BadInput("--steps and --epochs both say how long to train: give one of them")
-    for option in fields(Request):
-        if option.name in UPDATE_OPTIONS and getattr(request, option.name) != option.default:
-            raise BadInput(f"--{option.name} is for --steps: a run of --epochs updates by plain SGD after each sample")
     if request.from_run and (request.arch or request.size or request.num_classes):
         raise BadInput("--from RUN already says architecture, size and classes: leave out --arch, --size and --classes")
 
@@ -88,6 +99,11 @@ def report_lines(report: TrainingReport) -> list[str]:
         lines.append(f"{step:>6}  {here:>12.6g}  {pytorch:>12.6g}{cycles}")
     if report.cycles:
         lines.append(f"cycles per step, on average: {sum(report.cycles) / num:,.0f}")
+        if report.features and report.num_epochs > 1:
+            first, later = report.cycles[: report.num_train], report.cycles[report.num_train :]
+            lines.append(
+                f"  in the first epoch {sum(first) / len(first):,.0f}, in later ones {sum(later) / len(later):,.0f}"
+            )
     if report.num_test:
         lines += ["", f"accuracy on {report.num_test:,} test samples:         here   PyTorch"]
         for when, pair in (("before", report.right_before), ("after", report.right_after)):
@@ -96,7 +112,7 @@ def report_lines(report: TrainingReport) -> list[str]:
     width = max(len(c.name) for c in report.checks)
     lines += ["", f"{'largest difference from PyTorch':<{width}}    error    bound"]
     lines += [f"{c.name:<{width}}  {c.error:>7.1e}  {c.bound:>7g}  {c.verdict.value}" for c in report.checks]
-    lines.append(f"bounds: {report.checks[0].bound_from}")
+    lines += [f"bounds: {source}" for source in dict.fromkeys(c.bound_from for c in report.checks)]
     if any(c.verdict.value == "drift" for c in report.checks):
         lines.append("drift: PyTorch's own run in float32 leaves its run in float64 as fast; rounding is amplified")
     return lines

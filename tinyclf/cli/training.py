@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tinyclf.cli.program import FOLDER, main
+from tinyclf.cli.selection import selection_options
 from tinyclf.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -34,9 +35,11 @@ if TYPE_CHECKING:
     type=click.Choice(VARIANTS, case_sensitive=False),
     metavar=f"[{'|'.join(VARIANTS)}]",
     help="What is trained: scratch (default) and full everything, LP the head, FD the linear layer of an "
-    "FD-MobileNet, FT the last K blocks and the head. All but scratch start from trained weights.",
+    "FD-MobileNet, FT the last K blocks and the head, layers those of --layers. All but scratch start from trained "
+    "weights.",
 )
 @click.option("--k", type=int, help="Number of unfrozen blocks, for FT. Default: 2.")
+@selection_options
 @click.option("--arch", metavar="NAME", help="Architecture, as tinyclf models lists them. Default: mobilenet_wd4.")
 @click.option("--small-input/--large-input", default=None, help="Smaller strides at the start, for 32x32 pixels.")
 @click.option("--data", type=FOLDER, metavar="DIR", help="Dataset folder.")
@@ -101,10 +104,16 @@ def train(
     Example:
       tinyclf train --variant scratch --data demo/digits --out demo/clean
       tinyclf train --variant FT --k 2 --from demo/clean --data demo/shifted --augment flip,shift=4
+      tinyclf train --variant FT --k 1 --bias-only --from demo/clean --data demo/shifted
       tinyclf train --config run.yaml lr=0.02 ema=0.999 patience=5
       tinyclf train --resume runs/001-FT-mobilenet_wd4
     """
     given = {name: value for name, value in options.items() if value is not None}
+    for name in ("layers", "bias_only", "train_channels"):
+        if not given[name]:
+            del given[name]
+    if "layers" in given:
+        given.setdefault("variant", "layers")
     if resumed:
         _refuse_with_resume([*overrides, *given, *(["config"] if file else []), *(["out"] if out else [])])
         _go_on(resumed)

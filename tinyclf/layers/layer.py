@@ -28,7 +28,8 @@ class Lowered:
 
     `backward_input` reads the gradient of `output` and writes that of the input; without it (and with an input that
     needs one) the gradient of `output` is that of each input. `backward_parameters` writes the gradients of those
-    `parameters` (weight, then bias) that are trained. Both may read the inputs, `output` and the parameters.
+    `parameters` (weight, then bias) that are trained, of leading channels if only these are. Both may read the inputs,
+    `output` and the parameters.
 
     `in_place`: output and first input may share their memory, and so may their gradients; `backward_input` then may
     read either one's values.

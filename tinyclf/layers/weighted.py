@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import ClassVar
 
 from torch import nn
 
+from tinyclf.channels import set_trained_channels, trained_channels
 from tinyclf.ir import BlobOf, Call, Field, Node, Phase, Role, Tensor, gradient_name
 from tinyclf.layers.layer import Case, Layer, Lowered, output_tensor
 
@@ -19,12 +20,34 @@ def _trained(module: nn.Module, *names: str) -> nn.Module:
     return module
 
 
+def _in_part(module: nn.Module, num: int) -> nn.Module:
+    """Return `module` with only its first `num` output channels trained."""
+    set_trained_channels(module, num)
+    return module
+
+
 def _parameters(name: str, module: nn.Module) -> tuple[Tensor, ...]:
     """Return the tensors of the weight and, if there is one, the bias."""
+    num = trained_channels(module)
     return tuple(
-        Tensor(f"{name}.{short}", tuple(p.shape), Role.PARAMETER, trained=p.requires_grad)
+        Tensor(
+            f"{name}.{short}",
+            tuple(p.shape),
+            Role.PARAMETER,
+            trained=p.requires_grad,
+            trained_channels=num if p.requires_grad else None,
+        )
         for short, p in module.named_parameters()
     )
+
+
+def _leading_channels(node: Node, tensors: Collection[str], num: int) -> Node:
+    """Return `node` for the first `num` channels of `tensors`: what the kernel of parameter gradients takes."""
+    fields = tuple(
+        (field, replace(value, channels=num) if isinstance(value, BlobOf) and value.tensor in tensors else value)
+        for field, value in node.fields
+    )
+    return Node(f"{node.name}.trained", node.struct, fields)
 
 
 def _output_shape(module: nn.Module, x: Tensor) -> tuple[int, ...]:
@@ -80,10 +103,15 @@ class _Weighted(Layer):
     param_grads: ClassVar[str]
     has_window: ClassVar[bool] = False  # the struct has fields for stride and padding
     bias_flag: ClassVar[str | None] = None  # the struct's field that turns its bias on; None: it has no bias
+    by_channel: ClassVar[bool] = False  # an output channel depends on the input channel of the same number alone
 
     @classmethod
     def lower(cls, name: str, module: nn.Module, *inputs: Tensor) -> Lowered:
-        """Lower to one node, and a second for a bias that the struct has no field for."""
+        """Lower to one node, and a second for a bias that the struct has no field for.
+
+        Where only leading channels are trained, a further node describes a layer with no more than these: the usual
+        kernel, called with it, writes the gradients of the beginning of weight and bias.
+        """
         (x,) = inputs
         y = output_tensor(name, _output_shape(module, x))
         weight, *bias = _parameters(name, module)
@@ -108,22 +136,29 @@ class _Weighted(Layer):
             forward=(Call(cls.forward, name, Phase.FORWARD, (x.name, *(p.name for p in own)), (y.name,)),),
             backward_input=(Call(cls.input_grads, name, Phase.BACKWARD, (y_grad, weight.name), (x_grad,)),),
         )
-        lowered = replace(lowered, backward_parameters=cls._parameter_grads(lowered))
+        lowered = cls._with_parameter_grads(lowered)
         return lowered if len(own) == 1 + len(bias) else _with_bias(lowered, bias[0])
 
     @classmethod
-    def _parameter_grads(cls, lowered: Lowered) -> tuple[Call, ...]:
-        """Return the call that writes the gradients of the struct's parameters that are trained, if any is.
+    def _with_parameter_grads(cls, lowered: Lowered) -> Lowered:
+        """Add the call that writes the gradients of the struct's parameters that are trained, if any is.
 
         The kernel leaves out a gradient that has no place. That of a bias needs no input: nothing keeps it alive then.
         """
         if not lowered.trained:
-            return ()
+            return lowered
+        (node,) = nodes = lowered.nodes
+        num = lowered.trained[0].trained_channels
+        if num is not None:
+            parts = [lowered.output.name, *(p.name for p in lowered.parameters)]
+            node = _leading_channels(node, [*parts, *(x.name for x in lowered.inputs if cls.by_channel)], num)
+            nodes = (*nodes, node)
         reads = [gradient_name(lowered.output.name)]
         if lowered.parameters[0].trained:
             reads += [x.name for x in lowered.inputs]
         grads = tuple(gradient_name(p.name) for p in lowered.trained)
-        return (Call(cls.param_grads, lowered.name, Phase.BACKWARD, tuple(reads), grads),)
+        call = Call(cls.param_grads, node.name, Phase.BACKWARD, tuple(reads), grads)
+        return replace(lowered, nodes=nodes, backward_parameters=(call,))
 
 
 def _with_bias(lowered: Lowered, bias: Tensor) -> Lowered:
@@ -131,12 +166,15 @@ def _with_bias(lowered: Lowered, bias: Tensor) -> Lowered:
     name, y = f"{lowered.name}.bias", lowered.output.name
     node = Node(name, "tcl_bias_args", (("bias", BlobOf(bias.name)), ("output", BlobOf(y))))
     add = Call("tcl_bias_fp32_fw_cl", name, Phase.FORWARD, (y, bias.name), (y,))
+    nodes = [node]
+    if bias.trained_channels is not None:
+        nodes.append(_leading_channels(node, [bias.name, y], bias.trained_channels))
     grads = (gradient_name(y),), (gradient_name(bias.name),)
-    grad = Call("tcl_bias_fp32_bw_param_grads_cl", name, Phase.BACKWARD, *grads)
+    grad = Call("tcl_bias_fp32_bw_param_grads_cl", nodes[-1].name, Phase.BACKWARD, *grads)
     return replace(
         lowered,
         parameters=(*lowered.parameters, bias),
-        nodes=(*lowered.nodes, node),
+        nodes=(*lowered.nodes, *nodes),
         forward=(*lowered.forward, add),
         backward_parameters=(*lowered.backward_parameters, *((grad,) if bias.trained else ())),
     )
@@ -169,6 +207,8 @@ class Pointwise(_Weighted):
         yield Case("pw 17->6 3x3 no bias", nn.Conv2d(17, 6, 1, bias=False), (17, 3, 3))
         yield Case("pw 32->64 1x1", nn.Conv2d(32, 64, 1), (32, 1, 1))
         yield Case("pw 1->1 2x2", nn.Conv2d(1, 1, 1), (1, 2, 2))
+        yield Case("pw 4->7 3x5 first 3", _in_part(nn.Conv2d(4, 7, 1), 3), (4, 3, 5))
+        yield Case("pw 4->5 3x2 first 1 no bias", _in_part(nn.Conv2d(4, 5, 1, bias=False), 1), (4, 3, 2))
 
 
 class Depthwise(_Weighted):
@@ -180,6 +220,7 @@ class Depthwise(_Weighted):
     input_grads = "pulp_conv_dw_fp32_bw_input_grads_cl"
     param_grads = "pulp_conv_dw_fp32_bw_param_grads_cl"
     has_window = True
+    by_channel = True
 
     @classmethod
     def accepts(cls, module: nn.Module) -> bool:
@@ -204,6 +245,9 @@ class Depthwise(_Weighted):
         yield Case("dw 2 5x6 4x2 same", nn.Conv2d(2, 2, (4, 2), padding="same", groups=2), (2, 5, 6))
         yield Case("dw 3 5x6 weight only", _trained(nn.Conv2d(3, 3, 3, groups=3), "weight"), (3, 5, 6))
         yield Case("dw 3 5x6 bias only", _trained(nn.Conv2d(3, 3, 3, groups=3), "bias"), (3, 5, 6))
+        yield Case("dw 7 5x6 s2 p1 first 3", _in_part(nn.Conv2d(7, 7, 3, 2, 1, groups=7), 3), (7, 5, 6))
+        bias = _trained(nn.Conv2d(5, 5, 3, groups=5), "bias")
+        yield Case("dw 5 4x5 bias only first 2", _in_part(bias, 2), (5, 4, 5))
 
 
 class Conv2d(_Weighted):
@@ -236,6 +280,8 @@ class Conv2d(_Weighted):
         yield Case("conv 2->3 5x6 4x2 same", nn.Conv2d(2, 3, (4, 2), padding="same"), (2, 5, 6))
         yield Case("conv 2->3 5x6 weight only", _trained(nn.Conv2d(2, 3, 3), "weight"), (2, 5, 6))
         yield Case("conv 2->3 5x6 bias only", _trained(nn.Conv2d(2, 3, 3), "bias"), (2, 5, 6))
+        yield Case("conv 3->5 6x5 s2 p1 first 3", _in_part(nn.Conv2d(3, 5, 3, 2, 1), 3), (3, 6, 5))
+        yield Case("conv 2->4 5x5 bias only first 3", _in_part(_trained(nn.Conv2d(2, 4, 3), "bias"), 3), (2, 5, 5))
 
 
 class Linear(_Weighted):
@@ -256,3 +302,4 @@ class Linear(_Weighted):
         yield Case("linear 9->3 no bias", nn.Linear(9, 3, bias=False), (9,))
         yield Case("linear 5->4 weight only", _trained(nn.Linear(5, 4), "weight"), (5,))
         yield Case("linear 5->4 bias only", _trained(nn.Linear(5, 4), "bias"), (5,))
+        yield Case("linear 6->5 first 3", _in_part(nn.Linear(6, 5), 3), (6,))

@@ -21,7 +21,8 @@ enum tcl_refusal {
     TCL_SAMPLE_LABEL = 8,   /* a label is no class */
     TCL_SLOT_VERSION = 9,   /* of another version of the format */
     TCL_SLOT_OF_ANOTHER_RUN = 10,
-    TCL_NO_SLOT = 11 /* neither slot is whole: not an error at the start of a run */
+    TCL_NO_SLOT = 11,       /* neither slot is whole: not an error at the start of a run */
+    TCL_SAMPLES_NUMBER = 12 /* not as many training samples as the program keeps features of */
 };
 
 /* CRC-32 as of zlib: 0 to begin with, then the last result. */
@@ -49,14 +50,20 @@ enum tcl_refusal tcl_samples_read(struct tcl_samples const *samples, uint64_t in
  * memory. */
 uint64_t tcl_shuffled(uint64_t i, uint64_t num, uint64_t seed, uint64_t epoch);
 
+/* What a slot saves beside the position: the trained parameters, and what updates keep from step to step. */
+struct tcl_block {
+    void *data;
+    uint32_t num_bytes; /* 0: nothing */
+};
+enum { TCL_NUM_BLOCKS = 2 };
+
 /* Two slots, written in turn, so that one is whole at any time. `run` and `samples` name what they belong to.
  */
 struct tcl_slots {
     int regions[2];
     uint64_t run;
     uint64_t samples;
-    float *state; /* what is saved */
-    uint32_t num_bytes;
+    struct tcl_block blocks[TCL_NUM_BLOCKS];
     uint64_t sequence; /* of the newest slot */
     int newest;        /* its number */
 };
@@ -69,7 +76,7 @@ struct tcl_position {
 
 void tcl_slots_open(struct tcl_slots *slots);
 
-/* Finds the newest whole slot; fills in state and position. TCL_NO_SLOT: there is none, and both are
+/* Finds the newest whole slot; fills in blocks and position. TCL_NO_SLOT: there is none, and both are
  * untouched. */
 enum tcl_refusal tcl_slots_load(struct tcl_slots *slots, struct tcl_position *position);
 
@@ -79,5 +86,8 @@ void tcl_slots_save(struct tcl_slots *slots, struct tcl_position const *position
 /* Writes entry `index` of the log: a value, float or uint32_t, and cycles. The same entry again is the same
    bytes at the same place, so that steps that are done again after a cut leave no trace. */
 void tcl_log_write(int region, uint64_t index, void const *value, uint64_t cycles);
+
+/* Writes what is kept of a sample's features, so that they can be compared elsewhere: entries of one size. */
+void tcl_features_write(int region, uint64_t sample, void const *data, uint32_t num_bytes);
 
 #endif

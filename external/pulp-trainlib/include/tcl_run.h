@@ -26,8 +26,15 @@ enum {
     TCL_RECORD_CYCLES = -1,  /* two words, low first: cycles spent in the calls of a step */
     TCL_RECORD_END = -2,     /* no words: the run is complete */
     TCL_RECORD_REFUSED = -3, /* step: what is wrong (enum tcl_refusal); two words: the number of a sample */
-    TCL_RECORD_RESUMED = -4  /* two words: steps that a checkpoint had behind it */
+    TCL_RECORD_RESUMED = -4, /* two words: steps that a checkpoint had behind it */
+    TCL_RECORD_CALL = -5 /* with TCL_PROFILE (2: stalls too), for each call in order: four words, low first:
+                            the cycles that it took, and of these tcl_waited */
 };
+
+#ifdef TCL_PROFILE
+/* Cycles of a call in which all cores had nothing to compute and waited for copies of the DMA. */
+extern uint64_t tcl_waited;
+#endif
 
 /* Writes one record to the result stream. */
 void tcl_record(int id, int step, void const *words, int num_words);

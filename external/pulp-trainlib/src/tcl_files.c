@@ -9,7 +9,8 @@
 #error "the device's files are little endian"
 #endif
 
-enum { VERSION = 1, HEADER_WORDS = 16, HEADER_BYTES = 4 * HEADER_WORDS, CRC_BYTES = 4 };
+enum { SAMPLES_VERSION = 1, SLOT_VERSION = 2 };
+enum { HEADER_WORDS = 16, HEADER_BYTES = 4 * HEADER_WORDS, CRC_BYTES = 4 };
 #define SAMPLES_MAGIC 0x444c4354u /* "TCLD" */
 #define SLOT_MAGIC 0x534c4354u    /* "TCLS" */
 
@@ -23,14 +24,14 @@ enum {
     SAMPLES_CRC = 15
 };
 
-/* Words of a slot's header. Behind it: the state, and the CRC of both. */
+/* Words of a slot's header. Behind it: the blocks, and the CRC of all. */
 enum {
     SLOT_RUN = 2,
     SLOT_SAMPLES = 4,
     SLOT_SEQUENCE = 6,
     SLOT_EPOCH = 8,
     SLOT_STEP = 10,
-    SLOT_NUM_BYTES = 12
+    SLOT_NUM_BYTES = 12 /* one word a block */
 };
 
 uint32_t tcl_crc32(uint32_t crc, void const *data, size_t num_bytes)
@@ -80,7 +81,7 @@ enum tcl_refusal tcl_samples_open(struct tcl_samples *samples)
     samples->region = port_open("samples.bin");
     if (port_read_at(samples->region, 0, words, HEADER_BYTES) != HEADER_BYTES || words[0] != SAMPLES_MAGIC)
         return TCL_NO_SAMPLES;
-    if (words[1] != VERSION)
+    if (words[1] != SAMPLES_VERSION)
         return TCL_SAMPLES_VERSION;
     if (words[SAMPLES_CRC] != tcl_crc32(0, words, 4 * SAMPLES_CRC))
         return TCL_SAMPLES_HEADER;
@@ -167,7 +168,9 @@ static int is_whole(int region, uint32_t const *words)
 {
     unsigned char part[256];
     uint32_t crc = tcl_crc32(0, words, HEADER_BYTES), written;
-    uint64_t offset = HEADER_BYTES, end = (uint64_t)HEADER_BYTES + words[SLOT_NUM_BYTES];
+    uint64_t offset = HEADER_BYTES, end = HEADER_BYTES;
+    for (int i = 0; i < TCL_NUM_BLOCKS; i++)
+        end += words[SLOT_NUM_BYTES + i];
     while (offset < end) {
         uint64_t const left = end - offset;
         size_t const num_bytes = left < sizeof part ? (size_t)left : sizeof part;
@@ -185,13 +188,15 @@ static enum tcl_refusal read_header(struct tcl_slots const *slots, int number, u
     int const region = slots->regions[number];
     if (port_read_at(region, 0, words, HEADER_BYTES) != HEADER_BYTES || words[0] != SLOT_MAGIC)
         return TCL_NO_SLOT;
-    if (words[1] != VERSION)
+    if (words[1] != SLOT_VERSION)
         return TCL_SLOT_VERSION;
     if (!is_whole(region, words))
         return TCL_NO_SLOT;
-    if (two_words(words + SLOT_RUN) != slots->run || two_words(words + SLOT_SAMPLES) != slots->samples ||
-        words[SLOT_NUM_BYTES] != slots->num_bytes || two_words(words + SLOT_SEQUENCE) == UINT64_MAX)
-        return TCL_SLOT_OF_ANOTHER_RUN; /* no run writes so many slots */
+    if (two_words(words + SLOT_RUN) != slots->run || two_words(words + SLOT_SAMPLES) != slots->samples)
+        return TCL_SLOT_OF_ANOTHER_RUN;
+    for (int i = 0; i < TCL_NUM_BLOCKS; i++)
+        if (words[SLOT_NUM_BYTES + i] != slots->blocks[i].num_bytes)
+            return TCL_SLOT_OF_ANOTHER_RUN;
     return TCL_ACCEPTED;
 }
 
@@ -203,7 +208,8 @@ enum tcl_refusal tcl_slots_load(struct tcl_slots *slots, struct tcl_position *po
         enum tcl_refusal const refusal = read_header(slots, number, words);
         if (refusal != TCL_ACCEPTED && refusal != TCL_NO_SLOT)
             return refusal;
-        if (refusal == TCL_NO_SLOT || (found && two_words(words + SLOT_SEQUENCE) < slots->sequence))
+        uint64_t const ahead = two_words(words + SLOT_SEQUENCE) - slots->sequence; /* may run over */
+        if (refusal == TCL_NO_SLOT || (found && (int64_t)ahead < 0))
             continue;
         found = 1;
         slots->newest = number;
@@ -212,9 +218,13 @@ enum tcl_refusal tcl_slots_load(struct tcl_slots *slots, struct tcl_position *po
     }
     if (!found)
         return TCL_NO_SLOT;
-    size_t const num_bytes = slots->num_bytes;
-    if (port_read_at(slots->regions[slots->newest], HEADER_BYTES, slots->state, num_bytes) != num_bytes)
-        return TCL_SLOT_OF_ANOTHER_RUN;
+    uint64_t offset = HEADER_BYTES;
+    for (struct tcl_block const *b = slots->blocks; b < slots->blocks + TCL_NUM_BLOCKS; b++) {
+        if (b->num_bytes > 0 &&
+            port_read_at(slots->regions[slots->newest], offset, b->data, b->num_bytes) != b->num_bytes)
+            return TCL_SLOT_OF_ANOTHER_RUN;
+        offset += b->num_bytes;
+    }
     position->epoch = two_words(newest + SLOT_EPOCH);
     position->step = two_words(newest + SLOT_STEP);
     return TCL_ACCEPTED;
@@ -222,23 +232,31 @@ enum tcl_refusal tcl_slots_load(struct tcl_slots *slots, struct tcl_position *po
 
 void tcl_slots_save(struct tcl_slots *slots, struct tcl_position const *position)
 {
-    uint32_t words[HEADER_WORDS] = {SLOT_MAGIC, VERSION};
+    uint32_t words[HEADER_WORDS] = {SLOT_MAGIC, SLOT_VERSION};
     int const number = !slots->newest, region = slots->regions[number];
     set_two_words(words + SLOT_RUN, slots->run);
     set_two_words(words + SLOT_SAMPLES, slots->samples);
     set_two_words(words + SLOT_SEQUENCE, slots->sequence + 1);
     set_two_words(words + SLOT_EPOCH, position->epoch);
     set_two_words(words + SLOT_STEP, position->step);
-    words[SLOT_NUM_BYTES] = slots->num_bytes;
-    uint32_t const crc = tcl_crc32(tcl_crc32(0, words, HEADER_BYTES), slots->state, slots->num_bytes);
+    for (int i = 0; i < TCL_NUM_BLOCKS; i++)
+        words[SLOT_NUM_BYTES + i] = slots->blocks[i].num_bytes;
+    uint32_t crc = tcl_crc32(0, words, HEADER_BYTES);
+    uint64_t offset = HEADER_BYTES;
     port_write_at(region, 0, words, HEADER_BYTES);
-    port_write_at(region, HEADER_BYTES, slots->state, slots->num_bytes);
-    port_write_at(region, (uint64_t)HEADER_BYTES + slots->num_bytes, &crc, sizeof crc);
+    for (struct tcl_block const *b = slots->blocks; b < slots->blocks + TCL_NUM_BLOCKS; b++) {
+        if (b->num_bytes == 0)
+            continue;
+        crc = tcl_crc32(crc, b->data, b->num_bytes);
+        port_write_at(region, offset, b->data, b->num_bytes);
+        offset += b->num_bytes;
+    }
+    port_write_at(region, offset, &crc, sizeof crc);
     slots->newest = number;
     slots->sequence++;
 }
 
-/* --- log --- */
+/* --- log, features --- */
 
 void tcl_log_write(int region, uint64_t index, void const *value, uint64_t cycles)
 {
@@ -247,4 +265,13 @@ void tcl_log_write(int region, uint64_t index, void const *value, uint64_t cycle
     memcpy(words + 2, value, 4);
     set_two_words(words + 4, cycles);
     port_write_at(region, index * sizeof words, words, sizeof words);
+}
+
+void tcl_features_write(int region, uint64_t sample, void const *data, uint32_t num_bytes)
+{
+    uint32_t words[2]; /* number from 1 on (0: never written) */
+    uint64_t const offset = sample * (sizeof words + num_bytes);
+    set_two_words(words, sample + 1);
+    port_write_at(region, offset, words, sizeof words);
+    port_write_at(region, offset + sizeof words, data, num_bytes);
 }

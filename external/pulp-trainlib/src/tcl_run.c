@@ -3,6 +3,10 @@
 #include "port.h"
 #include "tcl_run.h"
 
+#ifdef TCL_PROFILE
+uint64_t tcl_waited;
+#endif
+
 void tcl_record(int id, int step, void const *words, int num_words)
 {
     int32_t const header[3] = {id, step, num_words};
@@ -34,7 +38,16 @@ void tcl_run(struct tcl_call const *calls, int num_calls, struct tcl_trace const
 {
     uint64_t cycles = 0;
     for (struct tcl_call const *call = calls; call < calls + num_calls; call++) {
-        cycles += do_call(call);
+#ifdef TCL_PROFILE
+        tcl_waited = 0;
+#endif
+        uint64_t const its = do_call(call);
+        cycles += its;
+#ifdef TCL_PROFILE
+        uint32_t const profile[4] = {(uint32_t)its, (uint32_t)(its >> 32), (uint32_t)tcl_waited,
+                                     (uint32_t)(tcl_waited >> 32)};
+        tcl_record(TCL_RECORD_CALL, step, profile, 4);
+#endif
         for (int i = call->first_trace; i < call->first_trace + call->num_traces; i++)
             tcl_record(i, step, traces[i].data, traces[i].dim);
     }

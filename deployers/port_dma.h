@@ -1,0 +1,24 @@
+/* What a target provides beside port.h to compute on tiles: copies between L2 and L1, and a barrier. On a
+   target without a DMA the same calls copy on the spot. */
+#ifndef PORT_DMA_H
+#define PORT_DMA_H
+
+#include "port.h"
+
+enum port_dma_direction { PORT_DMA_STORE, PORT_DMA_LOAD }; /* from L1 to L2; from L2 to L1 */
+
+/* Opens a group of copies of the calling core and returns its number; a core has one open at a time. */
+int port_dma_open(void);
+
+/* Starts a copy in the core's group: num_rows rows of row_bytes, which lie one behind the other in L1 and
+   stride_bytes apart in L2; addresses and sizes are multiples of 4, a copy is less than 128 KiB. */
+void port_dma_start(void *l1, void *l2, int row_bytes, int num_rows, int stride_bytes,
+                    enum port_dma_direction direction);
+
+/* Waits until all copies of the group are done, and closes it. */
+void port_dma_wait(int group);
+
+/* Waits until every core is here. Every core must call it, in a body run by port_fork. */
+void port_barrier(void);
+
+#endif

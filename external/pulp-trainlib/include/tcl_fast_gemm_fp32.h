@@ -1,0 +1,22 @@
+/* Matrix product with any strides, on operands in L1: what pointwise convolution and the linear layer are,
+   in every direction. */
+#ifndef TCL_FAST_GEMM_FP32_H
+#define TCL_FAST_GEMM_FP32_H
+
+#include "tcl_fast_fp32.h"
+
+/* c[m * c_m + n] = act(first[m] + sum over k of a[m * a_m + k * a_k] * b[n * b_n + k * b_k]), for m < num_m,
+   n < num_n, k < num_k; strides in elements; first NULL: 0; with `accumulate` the sum is added to c. */
+struct tcl_gemm {
+    float const *a, *b, *first;
+    float *c;
+    int num_m, num_n, num_k;
+    int a_m, a_k, b_n, b_k, c_m;
+    int accumulate;
+    enum tcl_act act;
+};
+
+/* A body: every core of the team calls it and does its part of c. */
+void tcl_fast_gemm_fp32(struct tcl_gemm const *g);
+
+#endif

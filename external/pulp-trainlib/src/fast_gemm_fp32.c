@@ -1,0 +1,323 @@
+/* Matrix product on operands in L1.
+
+   Blocks of 4x4 outputs stay in 16 registers over all of k: 8 loads for 16 FMAs. Two cores share one FPU: 16
+   FMAs of each take 32 cycles, in which each core runs its 24 instructions, and the FPU is never idle when no
+   two loads follow each other; hence the loads of the next step in k between the FMAs of this one. Bound: 4
+   MAC/clk on 8 cores. A block costs about 60 instructions besides; the other core alone can use two thirds of
+   the FPU meanwhile, so that about 34 cycles of the 32 k are lost (3.5 MAC/clk for k = 8, 3.9 for 64). What
+   4x4 blocks leave over is done in 4x1 blocks, 9 instructions for 4 FMAs (3.5 MAC/clk). */
+
+#include "tcl_fast_gemm_fp32.h"
+#include "tcl_split.h"
+
+/* Blocks of 4x4 beside each other, as the assembly reads them: the order of the fields is its. Strides in
+   bytes; `next` leads from the last of the 4 elements of a step in k to the first of the next step. */
+struct strip {
+    float const *a, *b;
+    int a_m, a_next, b_next;
+    int num_k;
+    float first[4];
+    float *c;
+    int c_m;
+    int num_blocks;
+    int b_step; /* from a block to the next */
+    int accumulate, act;
+};
+
+#ifdef TCL_XPULP
+
+/* clang-format off */
+/* Registers: all 28 that a function may use. */
+#define STRIP "a0"
+#define C00 "a1"
+#define C01 "a2"
+#define C02 "a3"
+#define C03 "a4"
+#define C10 "a5"
+#define C11 "a6"
+#define C12 "a7"
+#define C13 "s0"
+#define C20 "s1"
+#define C21 "s2"
+#define C22 "s3"
+#define C23 "s4"
+#define C30 "s5"
+#define C31 "s6"
+#define C32 "s7"
+#define C33 "s8"
+#define A0 "t0"
+#define A1 "t1"
+#define A2 "t2"
+#define A3 "t3"
+#define B0 "t4"
+#define B1 "t5"
+#define PA "t6"
+#define PB "s9"
+#define A_M "s10"
+#define A_NEXT "s11"
+#define B_NEXT "ra"
+#define ALL_BUT_A0                                                                                           \
+    "memory", "ra", "t0", "t1", "t2", "t3", "t4", "t5", "t6", "a1", "a2", "a3", "a4", "a5", "a6", "a7", "s0",  \
+        "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11"
+
+#define FIELD(rd, offset) "lw " rd ", " #offset "(" STRIP ")\n"
+#define LOAD_A(a) P_LWR(a, PA, A_M)
+#define LOAD_LAST_A(a) P_LWR(a, PA, A_NEXT)
+#define LOAD_LAST_B(b) P_LWR(b, PB, B_NEXT)
+#define FMA(i, j, b) FMADD(C##i##j, A##i, b, C##i##j)
+#define BEGIN(i, j, b) FMADD(C##i##j, A##i, b, C##i##3) /* before the first sum, first[i] is in column 3 */
+
+/* One step in k, 24 instructions; A0, A1, B0 are loaded before. NEXT_*: their loads for the next step. */
+#define STEP(DO, LOAD_B, NEXT_B0, NEXT_A0, NEXT_A1)                                                          \
+    DO(0, 0, B0) LOAD_A(A2) DO(1, 0, B0) LOAD_LAST_A(A3) DO(2, 0, B0) LOAD_B(B1) DO(3, 0, B0) LOAD_B(B0)      \
+    DO(0, 1, B1) DO(1, 1, B1) DO(2, 1, B1) DO(3, 1, B1) LOAD_LAST_B(B1)                                      \
+    DO(0, 2, B0) DO(1, 2, B0) DO(2, 2, B0) DO(3, 2, B0)                                                      \
+    DO(0, 3, B1) NEXT_B0 DO(1, 3, B1) NEXT_A0 DO(2, 3, B1) NEXT_A1 DO(3, 3, B1)
+
+#define RELU_ROW(i) P_MAX(C##i##0, C##i##0, "x0") P_MAX(C##i##1, C##i##1, "x0")                              \
+    P_MAX(C##i##2, C##i##2, "x0") P_MAX(C##i##3, C##i##3, "x0")
+#define CLIP_ROW(i) P_MIN(C##i##0, C##i##0, A0) P_MIN(C##i##1, C##i##1, A0)                                  \
+    P_MIN(C##i##2, C##i##2, A0) P_MIN(C##i##3, C##i##3, A0)
+#define STORE_ROW(i)                                                                                         \
+    "sw " C##i##0 ", 0(" PA ")\nsw " C##i##1 ", 4(" PA ")\n"                                                 \
+    "sw " C##i##2 ", 8(" PA ")\nsw " C##i##3 ", 12(" PA ")\n"
+#define ADD_ROW(i)                                                                                           \
+    "lw " A0 ", 0(" B1 ")\nlw " A1 ", 4(" B1 ")\nlw " A3 ", 8(" B1 ")\nlw " PB ", 12(" B1 ")\n"             \
+    "fadd.s " C##i##0 ", " C##i##0 ", " A0 "\nfadd.s " C##i##1 ", " C##i##1 ", " A1 "\n"                     \
+    "fadd.s " C##i##2 ", " C##i##2 ", " A3 "\nfadd.s " C##i##3 ", " C##i##3 ", " PB "\n"
+#define ADD(rd, rs) "add " rd ", " rd ", " rs "\n"
+
+/* c = first + sum of a * b for all blocks of the strip; s->num_k is 2 or more. LOAD_B loads one of b's 4
+   elements and steps to the next. */
+#define RUN_STRIP(s, LOAD_B)                                                                                 \
+    do {                                                                                                     \
+        register struct strip *strip __asm__(STRIP) = (s);                                                   \
+        __asm__ volatile(                                                                                    \
+            XPULP_BEGIN                                                                                      \
+            FIELD(A_M, 8) FIELD(A_NEXT, 12) FIELD(B_NEXT, 16)                                                \
+            "1:\n"                                                                                           \
+            FIELD(PA, 0) FIELD(PB, 4) FIELD(C03, 24) FIELD(C13, 28) FIELD(C23, 32) FIELD(C33, 36)            \
+            LOAD_A(A0) LOAD_B(B0) LOAD_A(A1)                                                                 \
+            STEP(BEGIN, LOAD_B, LOAD_B(B0), LOAD_A(A0), LOAD_A(A1))                                          \
+            FIELD(A2, 20)                                                                                    \
+            "addi " A2 ", " A2 ", -2\n"                                                                      \
+            "beqz " A2 ", 2f\n"                                                                              \
+            LP_SETUP(A2, "24")                                                                               \
+            STEP(FMA, LOAD_B, LOAD_B(B0), LOAD_A(A0), LOAD_A(A1))                                            \
+            "2:\n"                                                                                           \
+            STEP(FMA, LOAD_B, , , )                                                                          \
+            FIELD(B1, 56) FIELD(PA, 40) FIELD(B0, 44)                                                        \
+            "bnez " B1 ", 5f\n"                                                                              \
+            "3:\n"                                                                                           \
+            FIELD(A2, 60) FIELD(A1, 4) FIELD(A3, 52)                                                         \
+            "beqz " A2 ", 4f\n"                                                                              \
+            RELU_ROW(0) RELU_ROW(1) RELU_ROW(2) RELU_ROW(3)                                                  \
+            "addi " A2 ", " A2 ", -1\n"                                                                      \
+            "beqz " A2 ", 4f\n"                                                                              \
+            "lui " A0 ", 0x40c00\n" /* 6.0f */                                                               \
+            CLIP_ROW(0) CLIP_ROW(1) CLIP_ROW(2) CLIP_ROW(3)                                                  \
+            "4:\n"                                                                                           \
+            ADD(A1, A3)                                                                                      \
+            "sw " A1 ", 4(" STRIP ")\n"                                                                      \
+            "addi " A1 ", " PA ", 16\n"                                                                      \
+            "sw " A1 ", 40(" STRIP ")\n"                                                                     \
+            FIELD(A3, 48)                                                                                    \
+            STORE_ROW(0) ADD(PA, B0) STORE_ROW(1) ADD(PA, B0) STORE_ROW(2) ADD(PA, B0) STORE_ROW(3)          \
+            "addi " A3 ", " A3 ", -1\n"                                                                      \
+            "sw " A3 ", 48(" STRIP ")\n"                                                                     \
+            "bnez " A3 ", 1b\n"                                                                              \
+            "j 6f\n"                                                                                         \
+            "5:\n"                                                                                           \
+            "mv " B1 ", " PA "\n"                                                                            \
+            ADD_ROW(0) ADD(B1, B0) ADD_ROW(1) ADD(B1, B0) ADD_ROW(2) ADD(B1, B0) ADD_ROW(3)                  \
+            "j 3b\n"                                                                                         \
+            "6:\n"                                                                                           \
+            XPULP_END                                                                                        \
+            :                                                                                                \
+            : "r"(strip)                                                                                     \
+            : ALL_BUT_A0);                                                                                   \
+    } while (0)
+
+#define LOAD_B_ROW(b) P_LW(b, PB, "4")
+#define LOAD_B_ALIKE(b) P_LWR(b, PB, A_M)
+/* clang-format on */
+
+/* b's 4 elements are neighbours. */
+static void strip_row(struct strip *s)
+{
+    RUN_STRIP(s, LOAD_B_ROW);
+}
+
+/* b's 4 elements are as far apart as a's. */
+static void strip_alike(struct strip *s)
+{
+    RUN_STRIP(s, LOAD_B_ALIKE);
+}
+
+/* clang-format off */
+#define FMA_4X1(i) FMADD("%[c" #i "]", "%[a" #i "]", "%[b0]", "%[c" #i "]")
+
+/* c[i] = first[i] + sum of a[i] * b: 9 instructions for 4 FMAs. b_next: b's step in k. */
+static inline void sum_4x1(struct strip const *s, float c[4])
+{
+    float const *a = s->a, *b = s->b;
+    float t[5];
+    c[0] = s->first[0];
+    c[1] = s->first[1];
+    c[2] = s->first[2];
+    c[3] = s->first[3];
+    __asm__ volatile(
+        XPULP_BEGIN LP_SETUP("%[num]", "9")
+        P_LWR("%[b0]", "%[pb]", "%[bn]") P_LWR("%[a0]", "%[pa]", "%[am]")
+        P_LWR("%[a1]", "%[pa]", "%[am]") FMA_4X1(0) P_LWR("%[a2]", "%[pa]", "%[am]") FMA_4X1(1)
+        P_LWR("%[a3]", "%[pa]", "%[an]") FMA_4X1(2) FMA_4X1(3)
+        XPULP_END
+        : [c0] "+&r"(c[0]), [c1] "+&r"(c[1]), [c2] "+&r"(c[2]), [c3] "+&r"(c[3]), [pa] "+&r"(a),
+          [pb] "+&r"(b), [a0] "=&r"(t[0]), [a1] "=&r"(t[1]), [a2] "=&r"(t[2]), [a3] "=&r"(t[3]),
+          [b0] "=&r"(t[4])
+        : [num] "r"(s->num_k), [am] "r"(s->a_m), [an] "r"(s->a_next), [bn] "r"(s->b_next)
+        : "memory");
+}
+/* clang-format on */
+
+#else
+
+static float at(float const *from, int num_bytes)
+{
+    return *(float const *)((char const *)from + num_bytes);
+}
+
+/* c[i] = first[i] + sum of a[i] * b, b_k bytes apart. */
+static void sum_column(struct strip const *s, float const *b, int b_k, float c[4])
+{
+    for (int i = 0; i < 4; i++) {
+        c[i] = s->first[i];
+        for (int k = 0; k < s->num_k; k++)
+            c[i] += at(s->a, k * (3 * s->a_m + s->a_next) + i * s->a_m) * at(b, k * b_k);
+    }
+}
+
+static void sum_4x1(struct strip const *s, float c[4])
+{
+    sum_column(s, s->b, s->b_next, c);
+}
+
+/* As the assembly: also leaves the strip behind its last block. b_n: bytes between b's 4 elements. */
+static void run_strip(struct strip *s, int b_n)
+{
+    for (; s->num_blocks > 0; s->num_blocks--) {
+        for (int j = 0; j < 4; j++) {
+            float c[4];
+            sum_column(s, s->b + j * b_n / 4, 3 * b_n + s->b_next, c);
+            for (int i = 0; i < 4; i++) {
+                float *const to = s->c + i * s->c_m / 4 + j;
+                *to = tcl_activate(s->accumulate ? c[i] + *to : c[i], s->act);
+            }
+        }
+        s->b += s->b_step / 4;
+        s->c += 4;
+    }
+}
+
+static void strip_row(struct strip *s)
+{
+    run_strip(s, sizeof(float));
+}
+
+static void strip_alike(struct strip *s)
+{
+    run_strip(s, s->a_m);
+}
+
+#endif
+
+/* Stores 4 sums at c, `step` elements apart. */
+static void store_4(struct tcl_gemm const *g, float const sums[4], float *c, int step)
+{
+    for (int i = 0; i < 4; i++) {
+        float const sum = g->accumulate ? sums[i] + c[i * step] : sums[i];
+        c[i * step] = tcl_activate(sum, g->act);
+    }
+}
+
+/* One row m, columns n to stop: blocks of 1x4 are 4x1 blocks of the transposed product. */
+static void rest_row(struct tcl_gemm const *g, int m, int n, int stop)
+{
+    float const first = g->first ? g->first[m] : 0.0f;
+    struct strip w = {
+        .a_m = 4 * g->b_n,
+        .a_next = 4 * (g->b_k - 3 * g->b_n),
+        .b_next = 4 * g->a_k,
+        .num_k = g->num_k,
+        .first = {first, first, first, first},
+    };
+    w.b = g->a + m * g->a_m;
+    for (; n + 4 <= stop; n += 4) {
+        float c[4];
+        w.a = g->b + n * g->b_n;
+        sum_4x1(&w, c);
+        store_4(g, c, g->c + m * g->c_m + n, 1);
+    }
+    for (; n < stop; n++) {
+        float *const c = g->c + m * g->c_m + n;
+        float sum = first;
+        for (int k = 0; k < g->num_k; k++)
+            sum += g->a[m * g->a_m + k * g->a_k] * g->b[n * g->b_n + k * g->b_k];
+        *c = tcl_activate(g->accumulate ? sum + *c : sum, g->act);
+    }
+}
+
+/* Rows m to m + 4, columns n to stop. */
+static void four_rows(struct tcl_gemm const *g, int m, int n, int stop)
+{
+    struct strip s = {
+        .a = g->a + m * g->a_m,
+        .b = g->b + n * g->b_n,
+        .a_m = 4 * g->a_m,
+        .a_next = 4 * (g->a_k - 3 * g->a_m),
+        .b_next = 4 * (g->b_k - 3 * g->b_n),
+        .num_k = g->num_k,
+        .c = g->c + m * g->c_m + n,
+        .c_m = 4 * g->c_m,
+        .num_blocks = (stop - n) / 4,
+        .b_step = 16 * g->b_n,
+        .accumulate = g->accumulate,
+        .act = g->act,
+    };
+    for (int i = 0; i < 4; i++)
+        s.first[i] = g->first ? g->first[m + i] : 0.0f;
+    int const blocks = g->num_k > 1 && s.num_blocks > 0 && (g->b_n == 1 || g->b_n == g->a_m);
+    if (blocks) {
+        n += 4 * s.num_blocks;
+        if (g->b_n == 1)
+            strip_row(&s);
+        else
+            strip_alike(&s);
+    }
+    s.b_next = 4 * g->b_k;
+    for (; n < stop; n++) {
+        float c[4];
+        sum_4x1(&s, c);
+        store_4(g, c, s.c, g->c_m);
+        s.c++;
+        s.b += g->b_n;
+    }
+}
+
+/* Cores share the columns of all blocks of 4 rows, one column of 4 rows being one unit. */
+void tcl_fast_gemm_fp32(struct tcl_gemm const *g)
+{
+    int const num_n = g->num_n;
+    int start, stop;
+    tcl_split((g->num_m + 3) / 4 * num_n, &start, &stop);
+    int m = start / num_n * 4, n = start % num_n;
+    for (int left = stop - start; left > 0; m += 4, n = 0) {
+        int const n_stop = num_n - n < left ? num_n : n + left;
+        left -= n_stop - n;
+        if (m + 4 <= g->num_m)
+            four_rows(g, m, n, n_stop);
+        else
+            for (int i = m; i < g->num_m; i++)
+                rest_row(g, i, n, n_stop);
+    }
+}

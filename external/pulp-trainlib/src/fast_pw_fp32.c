@@ -1,0 +1,67 @@
+/* Pointwise convolution and linear layer on one tile in L1: matrix products. */
+
+#include "tcl_fast_gemm_fp32.h"
+#include "tcl_fast_pw_fp32.h"
+
+void tcl_fast_pw_fw_fp32(float const *x, float const *w, float const *bias, float *y, int num_in, int num_out,
+                         int num_pixels, int x_stride, int w_stride, int y_stride, int accumulate,
+                         enum tcl_act act)
+{
+    struct tcl_gemm const g = {
+        .a = w,
+        .b = x,
+        .first = bias,
+        .c = y,
+        .num_m = num_out,
+        .num_n = num_pixels,
+        .num_k = num_in,
+        .a_m = w_stride,
+        .a_k = 1,
+        .b_n = 1,
+        .b_k = x_stride,
+        .c_m = y_stride,
+        .accumulate = accumulate,
+        .act = act,
+    };
+    tcl_fast_gemm_fp32(&g);
+}
+
+void tcl_fast_pw_wg_fp32(float const *x, float const *dy, float *dw, int num_in, int num_out, int num_pixels,
+                         int x_stride, int dy_stride, int w_stride, int accumulate)
+{
+    struct tcl_gemm const g = {
+        .a = dy,
+        .b = x,
+        .c = dw,
+        .num_m = num_out,
+        .num_n = num_in,
+        .num_k = num_pixels,
+        .a_m = dy_stride,
+        .a_k = 1,
+        .b_n = x_stride,
+        .b_k = 1,
+        .c_m = w_stride,
+        .accumulate = accumulate,
+    };
+    tcl_fast_gemm_fp32(&g);
+}
+
+void tcl_fast_pw_ig_fp32(float const *dy, float const *w, float *dx, int num_in, int num_out, int num_pixels,
+                         int dy_stride, int w_stride, int dx_stride, int accumulate)
+{
+    struct tcl_gemm const g = {
+        .a = w,
+        .b = dy,
+        .c = dx,
+        .num_m = num_in,
+        .num_n = num_pixels,
+        .num_k = num_out,
+        .a_m = 1,
+        .a_k = w_stride,
+        .b_n = 1,
+        .b_k = dy_stride,
+        .c_m = dx_stride,
+        .accumulate = accumulate,
+    };
+    tcl_fast_gemm_fp32(&g);
+}

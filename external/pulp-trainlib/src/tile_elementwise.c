@@ -1,0 +1,108 @@
+/* Tiles of what works element by element: activations, sums, updates of weights. Cores share the elements. */
+
+#include "pulp_train_utils_fp32.h"
+#include "tcl_tile_body.h"
+#include "tcl_update_fp32.h"
+
+static void split_of(struct tcl_tile const *t, enum tcl_slot slot, int *start, int *stop)
+{
+    tcl_split(t->parts[slot].num_columns, start, stop);
+}
+
+void tcl_tile_add(struct tcl_tile const *t)
+{
+    float const *const a = tcl_data(t, TCL_X), *const b = tcl_data(t, TCL_DY),
+                       *const y = tcl_data(t, TCL_MASK);
+    float *const sum = tcl_data(t, TCL_Y);
+    int start, stop;
+    split_of(t, TCL_Y, &start, &stop);
+    if (y) {
+        for (int i = start; i < stop; i++)
+            sum[i] = tcl_passes(y[i], t->layer->act) ? a[i] + b[i] : 0.0f;
+    } else if (t->layer->act == TCL_ACT_NONE) {
+        for (int i = start; i < stop; i++)
+            sum[i] = a[i] + b[i];
+    } else {
+        for (int i = start; i < stop; i++)
+            sum[i] = tcl_activate(a[i] + b[i], (enum tcl_act)t->layer->act);
+    }
+}
+
+void tcl_tile_relu_fw(struct tcl_tile const *t)
+{
+    float const *const x = tcl_data(t, TCL_X);
+    float *const y = tcl_data(t, TCL_Y);
+    int start, stop;
+    split_of(t, TCL_Y, &start, &stop);
+    for (int i = start; i < stop; i++)
+        y[i] = tcl_activate(x[i], (enum tcl_act)t->layer->act);
+}
+
+void tcl_tile_relu_bw(struct tcl_tile const *t)
+{
+    float const *const y = tcl_data(t, TCL_MASK), *const dy = tcl_data(t, TCL_DY);
+    float *const dx = tcl_data(t, TCL_DX);
+    int start, stop;
+    split_of(t, TCL_DX, &start, &stop);
+    for (int i = start; i < stop; i++)
+        dx[i] = tcl_passes(y[i], t->layer->act) ? dy[i] : 0.0f;
+}
+
+void tcl_tile_descend(struct tcl_tile const *t)
+{
+    float const *const w = tcl_data(t, TCL_W), *const dw = tcl_data(t, TCL_DW);
+    float const rate = t->layer->learning_rate, decay = t->layer->weight_decay;
+    float *const w_new = tcl_data(t, TCL_W_NEW);
+    int start, stop;
+    split_of(t, TCL_W_NEW, &start, &stop);
+    for (int i = start; i < stop; i++)
+        w_new[i] = w[i] - rate * (dw[i] + decay * w[i]);
+}
+
+/* Copies the calling core's part, which it then changes in place. */
+static void renew(struct tcl_tile const *t, enum tcl_slot from, enum tcl_slot to)
+{
+    int start, stop;
+    if (!tcl_data(t, to))
+        return;
+    split_of(t, to, &start, &stop);
+    for (int i = start; i < stop; i++)
+        tcl_data(t, to)[i] = tcl_data(t, from)[i];
+}
+
+static void update(struct tcl_tile const *t, void (*kernel)(void *args))
+{
+    struct blob weights = {
+        .data = tcl_data(t, TCL_W_NEW),
+        .diff = tcl_data(t, TCL_DW),
+        .dim = t->parts[TCL_W_NEW].num_columns,
+    };
+    struct tcl_update_args args = {
+        .weights = &weights,
+        .first = tcl_data(t, TCL_STATE1_NEW),
+        .second = tcl_data(t, TCL_STATE2_NEW),
+        .rule = t->layer->rule,
+    };
+    renew(t, TCL_W, TCL_W_NEW);
+    renew(t, TCL_STATE1, TCL_STATE1_NEW);
+    renew(t, TCL_STATE2, TCL_STATE2_NEW);
+    kernel(&args);
+}
+
+void tcl_tile_sgd(struct tcl_tile const *t)
+{
+    update(t, tcl_sgd_fp32);
+}
+
+void tcl_tile_adam(struct tcl_tile const *t)
+{
+    update(t, tcl_adam_fp32);
+}
+
+void tcl_tile_accumulate(struct tcl_tile const *t)
+{
+    struct blob weights = {.diff = tcl_data(t, TCL_DW), .dim = t->parts[TCL_DW].num_columns};
+    struct tcl_accumulate_args args = {&weights, tcl_data(t, TCL_STATE1_NEW), t->layer->rule};
+    renew(t, TCL_STATE1, TCL_STATE1_NEW);
+    tcl_accumulate_fp32(&args);
+}

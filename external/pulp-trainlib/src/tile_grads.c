@@ -1,0 +1,59 @@
+/* What follows the gradients of a layer within the same tiles: activation masks, bias gradients, plain SGD.
+ */
+
+#include "tcl_fast_map_fp32.h"
+#include "tcl_tile_body.h"
+
+void tcl_tile_mask(struct tcl_tile const *t, int num_elements)
+{
+    float const *const y = tcl_data(t, TCL_MASK);
+    if (!y || !t->last)
+        return;
+    port_barrier();
+    tcl_fast_bias_act_bw_fp32(y, tcl_data(t, TCL_DX), NULL, 1, num_elements, num_elements, num_elements, 0,
+                              (enum tcl_act)t->layer->act);
+}
+
+/* Of a bias tile that begins with its layer's first weights: later tiles of weights have the same bias. */
+static void bias_grads(struct tcl_tile const *t, int num_pixels)
+{
+    struct tcl_part const *const db = &t->parts[TCL_DB];
+    struct tcl_part const *const dw = &t->parts[TCL_DW];
+    int start, stop;
+    if (!db->data || dw->column > 0)
+        return;
+    tcl_fast_bias_act_bw_fp32(NULL, tcl_data(t, TCL_DY), db->data, db->num_rows, num_pixels, num_pixels,
+                              num_pixels, !t->first, TCL_ACT_NONE);
+    if (!t->last || !tcl_data(t, TCL_B_NEW))
+        return;
+    tcl_split(db->num_rows, &start, &stop); /* the same channels */
+    for (int c = start; c < stop; c++) {
+        float const b = tcl_data(t, TCL_B)[c];
+        tcl_data(t, TCL_B_NEW)[c] = b - t->layer->learning_rate * (db->data[c] + t->layer->weight_decay * b);
+    }
+}
+
+static void descend(struct tcl_tile const *t, int num_weights)
+{
+    float const *const dw = tcl_data(t, TCL_DW), *const w = tcl_data(t, TCL_W);
+    float *const w_new = tcl_data(t, TCL_W_NEW);
+    float const rate = t->layer->learning_rate, decay = t->layer->weight_decay;
+    int start, stop;
+    tcl_split(num_weights, &start, &stop);
+    for (int i = start; i < stop; i++)
+        w_new[i] = w[i] - rate * (dw[i] + decay * w[i]);
+}
+
+void tcl_tile_finish_wg(struct tcl_tile const *t, int num_pixels, int num_weights)
+{
+    bias_grads(t, num_pixels);
+    if (t->last && tcl_data(t, TCL_W_NEW)) {
+        port_barrier();
+        descend(t, num_weights);
+    }
+}
+
+void tcl_tile_bias_wg(struct tcl_tile const *t)
+{
+    bias_grads(t, t->parts[TCL_DY].num_columns);
+}

@@ -1,0 +1,47 @@
+"""What deploy makes of TRAINLIB_HOME, a checkout of upstream's PULP-TrainLib, and what it says of it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from tinyclf.emit import Program
+    from tinyclf.targets import Target
+    from tinyclf.upstream import Upstream
+
+
+def chosen_upstream(target: Target, *, is_training_run: bool) -> Upstream | None:
+    """Return the checkout that TRAINLIB_HOME names; None where it is not set or, with a line, cannot be used.
+
+    Raises:
+        BadInput: it is to be used and is no checkout.
+    """
+    from tinyclf.upstream import find_upstream, warning
+
+    home = os.environ.get("TRAINLIB_HOME")
+    if not home:
+        return None
+    who = "" if target.takes_upstream else f"target {target.name}"
+    who = "a training run" if is_training_run and not who else who
+    if who:
+        click.echo(f"TRAINLIB_HOME is ignored: {who} uses our kernels only")
+        return None
+    upstream = find_upstream(home)
+    if warning(upstream):
+        click.echo(f"warning: {warning(upstream)}", err=True)
+    return upstream
+
+
+def show_linkage(program: Program) -> None:
+    """Print which kernels are upstream's and which are ours, and why."""
+    from tinyclf.upstream import summary
+
+    if program.linkage is None:
+        return
+    choices = program.linkage.choices
+    num = sum(choice.is_upstream for choice in choices)
+    click.echo(f"PULP-TrainLib in {program.linkage.upstream.label}: {num} of {len(choices)} calls are upstream's")
+    click.echo("\n".join(f"  {line}" for line in summary(program.linkage)))

@@ -1,0 +1,126 @@
+"""The tile plan of a training step: calls are put together, each operation is cut into tiles, L1 is shared out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tinyclf.errors import DoesNotFit
+from tinyclf.ir import Graph
+from tinyclf.memory import MemoryPlan
+from tinyclf.targets import Target
+from tinyclf.tile import ALIGNMENT, STATE_BYTES, Op, Operand, TilePlan, Work, choose
+from tinyclf.tile_check import check_tiles, l2_ranges
+from tinyclf.tile_fuse import Fusion
+from tinyclf.tile_kinds import PLANE_BODIES
+from tinyclf.tile_table import TileTable, read_table
+
+
+def plan_tiles(
+    graph: Graph,
+    plan: MemoryPlan,
+    *,
+    l1_bytes: int,
+    traced: frozenset[str] = frozenset(),
+    table: TileTable | None = None,
+) -> TilePlan:
+    """Cut a step into tiles whose buffers, with the walk's own state, fit `l1_bytes` of L1; then check it.
+
+    `traced` names tensors whose values are looked at when the operation that writes them is over. An operation that is
+    in `table` is cut as it says, the others as the cost model says.
+
+    Raises:
+        DoesNotFit: a call's smallest tile is larger.
+    """
+    num_bytes = buffer_bytes(l1_bytes)
+    ops: list[Op] = []
+    for calls, works in Fusion(graph, plan, traced).works():
+        if not works:
+            ops.append(Op(calls))
+        for work in works:
+            op = choose(work, num_bytes, table.choice(work, num_bytes) if table else None)
+            if op is None and work.body in PLANE_BODIES:
+                op = Op(calls)  # a plane is larger than L1
+            if op is None:
+                call = graph.calls[calls[0]]
+                raise DoesNotFit(
+                    f"{call.kernel} of {call.node} cannot be cut into tiles that fit {l1_bytes:,} bytes of L1: "
+                    f"give more with --l1, or compute on L2 with --l1 off"
+                )
+            ops.append(op)
+    tiles = TilePlan(_early(graph, plan, _spread(ops, num_bytes)), num_bytes)
+    check_tiles(graph, plan, tiles, traced=traced)
+    return tiles
+
+
+def target_tiles(
+    graph: Graph, plan: MemoryPlan, target: Target | None, *, traced: frozenset[str] = frozenset()
+) -> TilePlan | None:
+    """Return the tile plan of a step on `target`, by its table; None: it computes where the tensors lie.
+
+    Raises:
+        DoesNotFit: see `plan_tiles`.
+        BadInput: the table is damaged, see `read_table`.
+    """
+    if target is None or target.tile_bytes is None:
+        return None
+    table = read_table(target.tile_table, target=target.name) if target.tile_table else None
+    return plan_tiles(graph, plan, l1_bytes=target.tile_bytes, traced=traced, table=table)
+
+
+def buffer_bytes(l1_bytes: int) -> int:
+    """Return the bytes of `l1_bytes` of L1 that buffers may take: what the walk's own state leaves."""
+    return max(l1_bytes - STATE_BYTES, 0) // ALIGNMENT * ALIGNMENT
+
+
+def tiled_works(
+    graph: Graph, plan: MemoryPlan, *, l1_bytes: int, traced: frozenset[str] = frozenset()
+) -> list[Work | None]:
+    """Return of each operation that `plan_tiles` plans, in order, what is tiled; None: one call on L2."""
+    num_bytes = buffer_bytes(l1_bytes)
+    result: list[Work | None] = []
+    for _, works in Fusion(graph, plan, traced).works():
+        result += [w if w.body not in PLANE_BODIES or choose(w, num_bytes) else None for w in works] or [None]
+    return result
+
+
+def _spread(ops: list[Op], num_bytes: int) -> list[Op]:
+    """Lay the buffers of every second operation at the end of L1, so that those of two in a row may lie apart."""
+    result = []
+    for number, op in enumerate(ops):
+        used = max((stop for _, stop in op.extents), default=0)
+        shift = num_bytes - used if number % 2 else 0
+        moved = tuple(replace(o, buffers=(o.buffers[0] + shift, o.buffers[1] + shift)) for o in op.operands)
+        result.append(replace(op, operands=moved))
+    return result
+
+
+def _early(graph: Graph, plan: MemoryPlan, ops: list[Op]) -> tuple[Op, ...]:
+    """Mark the operands whose first tile may be loaded while the last tile of the operation before is computed.
+
+    Neither may what they read be on its way to L2 still, nor their buffer be in use.
+    """
+    result = list(ops)
+    for number in range(1, len(ops)):
+        before, op = ops[number - 1], ops[number]
+        if not before.body or not op.body:
+            continue
+        busy = before.extents
+        written = _last_stores(graph, plan, before)
+
+        def may_be(o: Operand, busy: list[tuple[int, int]] = busy, written: list[tuple[int, int]] = written) -> bool:
+            if not o.load or o.tensor is None:
+                return False
+            start, stop = o.buffers[0], o.buffers[0] + o.num_bytes
+            if any(start < b and a < stop for a, b in busy):
+                return False
+            reads = l2_ranges(graph, plan, o, (0, 0, 0))
+            return not any(a < d and c < b for a, b in reads for c, d in written)
+
+        result[number] = replace(op, operands=tuple(replace(o, early=may_be(o)) for o in op.operands))
+    return tuple(result)
+
+
+def _last_stores(graph: Graph, plan: MemoryPlan, op: Op) -> list[tuple[int, int]]:
+    """Return the ranges of L2 that are stored in or after the last tile's step: of the last two tiles."""
+    indices = list(op.indices())[-2:]
+    return [r for o in op.operands if o.store for index in indices for r in l2_ranges(graph, plan, o, index)]
