@@ -202,6 +202,26 @@ def pw_case(
     )
 
 
+def descend_case(num_in: int, num_out: int, pixels: int, *, gap: int = 0, decay: float = 0.0) -> Case:
+    """Return a pointwise weight gradient that updates the weights at once; `gap` words follow each row."""
+    rate, x_stride, w_stride = 0.25, pixels + gap, num_in + gap
+    buffers: dict[str, tuple[int, ...]] = {
+        "x": (num_in, x_stride),
+        "y": (num_out, x_stride),
+        "w": (num_out, w_stride),
+        "new": (num_out, w_stride),
+    }
+
+    def expected(v: dict[str, Array]) -> dict[str, Array]:
+        w = v["w"][:, :num_in]
+        gradient = v["y"][:, :pixels] @ v["x"][:, :pixels].T
+        return {"new": _part(w - rate * (gradient + decay * w), w_stride)}
+
+    arguments = ("x", "y", "w", "new", num_in, num_out, pixels, x_stride, x_stride, w_stride, f"{rate}f", f"{decay}f")
+    label = f"pw wg {num_in}->{num_out} x{pixels} updates" + f" gap {gap}" * (gap > 0) + f" decay {decay}" * (decay > 0)
+    return Case(label, "tcl_fast_pw_descend_fp32", arguments, buffers, expected, num_in * num_out * pixels)
+
+
 def dw_case(
     direction: str,
     channels: int,

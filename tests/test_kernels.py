@@ -19,6 +19,7 @@ from benchmarks.kernels_cases import (
     avgpool_case,
     bias_act_case,
     conv_case,
+    descend_case,
     dw_case,
     pw_case,
     run_cases,
@@ -44,6 +45,7 @@ def _pw_cases(rng: np.random.Generator) -> Iterator[Case]:
         (6, 2, 1),
         (40, 3, 1),
         (5, 33, 9),
+        (24, 12, 9),
     ]
     sizes += [tuple(int(n) for n in rng.integers(1, (10, 10, 18))) for _ in range(15)]
     for number, (num_in, num_out, pixels) in enumerate(sizes):
@@ -53,6 +55,7 @@ def _pw_cases(rng: np.random.Generator) -> Iterator[Case]:
             act = ACTS[number % 3] if direction == "fw" else "NONE"
             gap = int(rng.integers(3))
             yield pw_case(direction, num_in, num_out, pixels, gap=gap, bias=bias, accumulate=accumulate, act=act)
+        yield descend_case(num_in, num_out, pixels, gap=int(rng.integers(3)), decay=0.125 * (number % 2))
 
 
 def _window_options(rng: np.random.Generator, direction: str, number: int) -> dict[str, Any]:

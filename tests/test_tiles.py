@@ -90,14 +90,33 @@ def test_bias_and_activation_and_update_are_done_on_the_same_tiles(monkeypatch: 
 
 
 def test_updates_by_blocks_of_rows_are_done_on_their_tiles() -> None:
+    """Where a gradient is looked at its blocks are stored one by one; otherwise they are one operation."""
     graph, plan = _step("mobilenet_wd4", Variant("full"))
-    tiles = plan_tiles(graph, plan, l1_bytes=64 * KIB, traced=frozenset())
-    blocks = [op for op in tiles.ops if any(".rows" in graph.calls[i].node for i in op.calls)]
-    assert len(blocks) > 20
-    names = {tuple(graph.calls[i].kernel for i in op.calls) for op in blocks}
-    assert names == {("pulp_conv_pw_fp32_bw_param_grads_cl", "pulp_gradient_descent_fp32")}
-    rest = [tuple(graph.calls[i].kernel for i in op.calls) for op in tiles.ops if op.calls[0] not in blocks]
-    assert ("tcl_bias_fp32_bw_param_grads_cl", "pulp_gradient_descent_fp32") in rest
+    cut = {t.part_of for t in graph.tensors if t.part_of}
+    assert cut
+    for traced in (traced_tensors(graph), frozenset[str]()):
+        tiles = plan_tiles(graph, plan, l1_bytes=64 * KIB, traced=traced)
+        blocks = [op for op in tiles.ops if any(".rows" in graph.calls[i].node for i in op.calls)]
+        assert len(blocks) == (sum(t.part_of is not None for t in graph.tensors) if traced else len(cut))
+        names = {tuple(dict.fromkeys(graph.calls[i].kernel for i in op.calls)) for op in blocks}
+        assert names == {("pulp_conv_pw_fp32_bw_param_grads_cl", "pulp_gradient_descent_fp32")}
+        rest = [tuple(graph.calls[i].kernel for i in op.calls) for op in tiles.ops]
+        assert ("tcl_bias_fp32_bw_param_grads_cl", "pulp_gradient_descent_fp32") in rest
+    assert all(op.num_tiles > 1 for op in blocks)
+
+
+def test_an_update_needs_no_gradient_in_l1_where_a_tile_has_all_of_its_sum() -> None:
+    graph, plan = _step("mobilenet_wd4", Variant("full"))
+    tiles = plan_tiles(graph, plan, l1_bytes=64 * KIB)
+    slots = [{o.slot for o in op.operands} for op in tiles.ops if op.body == "tcl_tile_pw_wg"]
+    assert any("DW" in names for names in slots), "a sum over tiles of pixels"
+    assert any("DW" not in names for names in slots)
+    number = next(n for n, op in enumerate(tiles.ops) if op.body == "tcl_tile_pw_wg" and op.counts[2] > 1)
+    op = tiles.ops[number]
+    without = replace(op, operands=tuple(o for o in op.operands if o.slot != "DW"))
+    ops = (*tiles.ops[:number], without, *tiles.ops[number + 1 :])
+    with pytest.raises(AssertionError, match="an update by part of a sum"):
+        check_tiles(graph, plan, replace(tiles, ops=ops))
 
 
 def test_plans_are_the_same_every_time() -> None:

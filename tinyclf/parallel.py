@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import warnings
@@ -45,7 +46,15 @@ def make_fabric(config: TrainConfig) -> Fabric:
         reason = " ".join(str(error).split())[:160]
         where = f"accelerator {config.accelerator}, devices {config.devices}"
         raise BadInput(f"{where}: cannot be used here ({reason})") from error
+    if fabric.world_size > 1:
+        atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    """Leave the other processes in order: gloo's threads, if they outlive the interpreter, end it by an abort."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _places(config: TrainConfig, *, on_cpu: bool) -> tuple[int | str, int]:

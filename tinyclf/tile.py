@@ -150,6 +150,7 @@ class Use:
     load: bool = False
     store: bool = False
     first: int = 0  # elements of the tensor before the first row
+    partial: int | None = None  # a loop: the operand is needed only if that is cut, for what sums up over its tiles
 
 
 @dataclass(frozen=True)
@@ -233,6 +234,8 @@ def _tiled(work: Work, tiles: Sequence[int], order: Sequence[int]) -> Op:
     operands = []
     offset = 0
     for use in work.uses:
+        if use.partial is not None and by_loop[use.partial] == 1:
+            continue
         rows, columns = use.rows.span(tiles, order), use.columns.span(tiles, order)
         stride = use.columns.size * use.unit if use.stride is None else use.stride
         o = Operand(use.slot, use.tensor, rows, columns, use.unit, stride, use.load, use.store, first=use.first)

@@ -189,6 +189,7 @@ _SUMMED = {
     "tcl_tile_globalpool_fw": (("X", "columns"),),
 }
 _MAIN = {"fw": "Y", "ig": "DX", "wg": "DW"}
+_UPDATED = (("W_NEW.rows", "DY.rows"), ("W_NEW.columns", "X.rows"))
 # Bodies with matching parts: (slot, axis) that must be the same range in each tile.
 _ALIKE = {
     "tcl_tile_pw_fw": (("X.columns", "Y.columns"), ("W.rows", "Y.rows"), ("X.rows", "W.columns"), ("B.rows", "Y.rows")),
@@ -197,8 +198,8 @@ _ALIKE = {
     "tcl_tile_pw_ig": (("DY.columns", "DX.columns"), ("W.rows", "DY.rows"), ("W.columns", "DX.rows")),
     "tcl_tile_conv_ig": (("W.rows", "DY.rows"), ("W.columns", "DX.rows")),
     "tcl_tile_dw_ig": (("DY.rows", "DX.rows"), ("W.rows", "DX.rows")),
-    "tcl_tile_pw_wg": (("X.columns", "DY.columns"), ("DW.rows", "DY.rows"), ("DW.columns", "X.rows")),
-    "tcl_tile_conv_wg": (("DW.rows", "DY.rows"), ("DW.columns", "X.rows")),
+    "tcl_tile_pw_wg": (("X.columns", "DY.columns"), ("DW.rows", "DY.rows"), ("DW.columns", "X.rows"), *_UPDATED),
+    "tcl_tile_conv_wg": (("DW.rows", "DY.rows"), ("DW.columns", "X.rows"), *_UPDATED),
     "tcl_tile_dw_wg": (("DW.rows", "DY.rows"), ("X.rows", "DY.rows")),
     "tcl_tile_globalpool_fw": (("X.rows", "Y.rows"),),
     "tcl_tile_globalpool_bw": (("DY.rows", "DX.rows"),),
@@ -237,7 +238,7 @@ def _check_sums(op: Op) -> None:
             first, second = _axis(op, a, index), _axis(op, b, index)
             assert first is None or second is None or first == second, f"{op.body}: {a} {first}, {b} {second}"
     main = next((o for o in op.operands if o.slot == _MAIN.get(kind.rsplit("_", 1)[-1])), None)
-    main = main or next((o for o in op.operands if o.slot == "DB"), None)
+    main = main or next((o for slot in ("W_NEW", "DB") for o in op.operands if o.slot == slot), None)
     for name in [f"{slot}.{axis}" for slot, axis in _SUMMED.get(op.body, ())]:
         operand = next((o for o in op.operands if o.slot == name.partition(".")[0]), None)
         if operand is None or main is None:
@@ -245,6 +246,8 @@ def _check_sums(op: Op) -> None:
         size = (operand.rows if name.endswith("rows") else operand.columns).size
         for run in _visits(op, main):
             terms = [_axis(op, name, index) for index in run]
+            at_once = main.slot == "W_NEW" and kind in ("pw_wg", "conv_wg")
+            assert len(run) == 1 or not at_once, f"{op.body}: an update by part of a sum"
             assert [t for r in terms if r for t in range(*r)] == list(range(size)), f"{op.body}: {name} {terms}"
             for number, index in enumerate(run):
                 summing = index[op.num_outer :]

@@ -89,9 +89,7 @@ class Fusion:
 
     def _on_rows(self, work: Work, call: Call) -> Work:
         """Return `work` on the rows of its outputs that `call` is for, where these do not begin with the first."""
-        fields = self._fields[call.node]
-        blob = fields.get("coeff", fields.get("weights"))
-        row = blob.first if isinstance(blob, BlobOf) else 0
+        row = self._first_row(call)
         if not row:
             return work
 
@@ -100,6 +98,12 @@ class Fusion:
             return row * (tensor.num_elements // tensor.shape[0]) if tensor and not tensor.part_of else 0
 
         return replace(work, uses=tuple(replace(use, first=first(use)) for use in work.uses))
+
+    def _first_row(self, call: Call) -> int:
+        """Return the first of the output channels that a call is for."""
+        fields = self._fields[call.node]
+        blob = fields.get("coeff", fields.get("weights"))
+        return blob.first if isinstance(blob, BlobOf) else 0
 
     # --- what a call is ----------------------------------------------------------------------------------------
 
@@ -162,7 +166,7 @@ class Fusion:
                 return [bias_gradient(fused.names, num_out, pixels)]
         num_out = weight.shape[0]
         if fused.names.dw:
-            num_out = self._graph.by_name[fused.names.dw].shape[0]  # of what is trained
+            fused, num_out = self._with_blocks_behind(fused, call, weight.name)  # rows of what is trained
         if kind == "depthwise":
             return [depthwise(direction, fused.names, self._window(call), num_out)]
         if kind == "convolution":
@@ -305,6 +309,21 @@ class Fusion:
                 return _Fused(both.calls, both)
         names = self._with_descent(names, w=weight, b=bias)
         return _Fused(names.calls, names)
+
+    def _with_blocks_behind(self, fused: _Fused, call: Call, weight: str) -> tuple[_Fused, int]:
+        """Add the blocks of rows that follow, if no gradient among them is stored; return the rows of all as well."""
+        names, first = fused.names, self._first_row(call)
+        num_rows = self._graph.by_name[names.dw or ""].shape[0]
+        while names.updates and not names.stores and (behind := self._next(names.calls)):
+            i, other = behind
+            if other.kernel != call.kernel or self._first_row(other) != first + num_rows:
+                break
+            block = self._parameter_gradients(i, other, weight).names
+            if replace(block, calls=names.calls, dw=names.dw, db=names.db) != names:
+                break
+            names = replace(names, calls=(*names.calls, *block.calls))
+            num_rows += self._graph.by_name[block.dw or ""].shape[0]
+        return _Fused(names.calls, names), num_rows
 
     def _with_descent(self, names: Names, *, w: str | None = None, b: str | None = None) -> Names:
         """Add plain SGD, if it is by just these gradients."""

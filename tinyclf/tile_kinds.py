@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from tinyclf.tile import Axis, Use, Work
@@ -106,10 +106,18 @@ def _stored(
     return [Use(slot, tensor if is_kept else None, rows, columns, unit, stride, store=is_kept)]
 
 
-def _parameter_grads(names: Names, out: Axis, weights: Axis, unit: int) -> tuple[Use, ...]:
-    """Return the gradients of a layer's parameters, with the parameters before and after, if it updates them."""
+def _parameter_grads(
+    names: Names, out: Axis, weights: Axis, unit: int, *, partial: int | None = None
+) -> tuple[Use, ...]:
+    """Return the gradients of a layer's parameters, with the parameters before and after, if it updates them.
+
+    `partial`: the loop that the weight gradient sums over, if its kernel can update the weights by a whole sum at once.
+    """
     one = Axis(1)
-    uses = _stored(names, "DW", names.dw, out, weights, unit) + _stored(names, "DB", names.db, out, one)
+    uses = _stored(names, "DW", names.dw, out, weights, unit)
+    if names.updates and partial is not None:
+        uses = [use if use.store else replace(use, partial=partial) for use in uses]
+    uses += _stored(names, "DB", names.db, out, one)
     if names.updates:
         for slot, tensor, grad, columns, size in (
             ("W", names.w, names.dw, weights, unit),
@@ -139,10 +147,13 @@ def pointwise(direction: str, names: Names, num_in: int, num_out: int, pixels: i
         return Work(names.calls, "tcl_tile_pw_ig", sizes, ((2, 1, 0), (1, 2, 0)), 2, tuple(uses),
                     lambda t: gemm_cycles(t[2], t[1], t[0]) + mask * t[1] * t[2], layer)  # fmt: skip
     uses = _loaded("X", names.x, inputs, px) + _loaded("DY", names.dy, out, px)
-    uses += _parameter_grads(names, out, inputs, 1)
-    more = 1.0 if names.updates else 0.0
-    return Work(names.calls, "tcl_tile_pw_wg", sizes, ((0, 2, 1),), 2, tuple(uses),
-                lambda t: gemm_cycles(t[0], t[2], t[1]) + t[0] * (t[1] / 3 + t[2] * more), layer)  # fmt: skip
+    uses += _parameter_grads(names, out, inputs, 1, partial=1)
+
+    def cycles(tiles: Sequence[int]) -> float:
+        update = 0.0 if not names.updates else 0.4 if tiles[1] == pixels and names.dw not in names.stores else 1.0
+        return gemm_cycles(tiles[0], tiles[2], tiles[1]) + tiles[0] * (tiles[1] / 3 + tiles[2] * update)
+
+    return Work(names.calls, "tcl_tile_pw_wg", sizes, ((0, 2, 1),), 2, tuple(uses), cycles, layer)
 
 
 def _planes(
@@ -261,7 +272,7 @@ def convolution(direction: str, names: Names, window: Window, num_in: int, num_o
                     lambda t: (columns(t[0], t[1]), turned(t)))  # fmt: skip
     uses = _planes(names, window, inputs, 1, ("X", names.x, True, True))
     uses += _planes(names, window, out, 1, ("DY", names.dy, False, False))
-    uses += _parameter_grads(names, out, inputs, kernel)
+    uses += _parameter_grads(names, out, inputs, kernel, partial=1)
     sizes = ((num_out, 4), (window.outputs[0], 1), (num_in, 1))
     return Work(names.calls, body, sizes, ((0, 2, 1),), 2, tuple(uses),
                 lambda t: gemm_cycles(t[0], t[2] * kernel, t[1] * width) + columns(t[2], t[1]) / 1.8, layer,

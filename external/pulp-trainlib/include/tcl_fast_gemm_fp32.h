@@ -5,14 +5,15 @@
 
 #include "tcl_fast_fp32.h"
 
-/* c[m * c_m + n] = act(first[m] + sum over k of a[m * a_m + k * a_k] * b[n * b_n + k * b_k]), for m < num_m,
-   n < num_n, k < num_k; strides in elements; first NULL: 0; with `accumulate` the sum is added to c. */
+/* sum = first[m] + sum over k of a[m * a_m + k * a_k] * b[n * b_n + k * b_k], for m < num_m, n < num_n, k <
+   num_k; c[m * c_m + n] = act(sum). Strides in elements; first NULL: 0. With `base`, laid out as c (and c
+   itself, perhaps), act(base + scale * (sum + decay * base)): a later part of a sum, or plain SGD. */
 struct tcl_gemm {
-    float const *a, *b, *first;
+    float const *a, *b, *first, *base;
     float *c;
     int num_m, num_n, num_k;
     int a_m, a_k, b_n, b_k, c_m;
-    int accumulate;
+    float scale, decay;
     enum tcl_act act;
 };
 

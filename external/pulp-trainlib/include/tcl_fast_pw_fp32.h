@@ -21,6 +21,12 @@ void tcl_fast_pw_fw_fp32(float const *x, float const *w, float const *bias, floa
 void tcl_fast_pw_wg_fp32(float const *x, float const *dy, float *dw, int num_in, int num_out, int num_pixels,
                          int x_stride, int dy_stride, int w_stride, int accumulate);
 
+/* w_new = w - rate * (dy x^T + decay * w): plain SGD by the gradient of all pixels, which is stored nowhere.
+   w_new's rows are w_stride elements apart too. */
+void tcl_fast_pw_descend_fp32(float const *x, float const *dy, float const *w, float *w_new, int num_in,
+                              int num_out, int num_pixels, int x_stride, int dy_stride, int w_stride,
+                              float rate, float decay);
+
 /* dx = w^T dy, or += with `accumulate` (a later tile of output channels). */
 void tcl_fast_pw_ig_fp32(float const *dy, float const *w, float *dx, int num_in, int num_out, int num_pixels,
                          int dy_stride, int w_stride, int dx_stride, int accumulate);

@@ -18,7 +18,7 @@ enum tcl_slot {
     TCL_Y,
     TCL_DY,
     TCL_DX,
-    TCL_DW,
+    TCL_DW, /* none: the weights are updated by a sum that is stored nowhere, and that a tile has all of */
     TCL_DB,
     TCL_MASK,  /* output of the activation that dx is the gradient by */
     TCL_W_NEW, /* updated weights and biases */

@@ -23,8 +23,8 @@ static inline int tcl_passes(float y, int act)
 void tcl_tile_mask(struct tcl_tile const *t, int num_elements);
 
 /* Adds dy's sums to the bias gradient, if the tile has one; with the last tile the updated bias and, of
-   num_weights, the updated weights follow, if the tile has them. Other cores may have written the weights'
-   gradient before. Cores share the channels, then the weights. */
+   num_weights, the updated weights follow, if the tile has them and the weights' gradient, which other cores
+   may have written before. Cores share the channels, then the weights. */
 void tcl_tile_finish_wg(struct tcl_tile const *t, int num_pixels, int num_weights);
 
 #endif

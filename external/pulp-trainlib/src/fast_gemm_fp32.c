@@ -21,8 +21,20 @@ struct strip {
     int c_m;
     int num_blocks;
     int b_step; /* from a block to the next */
-    int accumulate, act;
+    float const *base;
+    int act;
+    float scale, decay;
 };
+
+/* What is stored of a sum. */
+static inline float combined(float sum, float const *base, float scale, float decay, int act)
+{
+    if (base) {
+        sum = decay == 0.0f ? sum : sum + decay * *base; /* a weight that is infinite stays so */
+        sum = *base + scale * sum;
+    }
+    return tcl_activate(sum, (enum tcl_act)act);
+}
 
 #ifdef TCL_XPULP
 
@@ -81,10 +93,14 @@ struct strip {
 #define STORE_ROW(i)                                                                                         \
     "sw " C##i##0 ", 0(" PA ")\nsw " C##i##1 ", 4(" PA ")\n"                                                 \
     "sw " C##i##2 ", 8(" PA ")\nsw " C##i##3 ", 12(" PA ")\n"
-#define ADD_ROW(i)                                                                                           \
-    "lw " A0 ", 0(" B1 ")\nlw " A1 ", 4(" B1 ")\nlw " A3 ", 8(" B1 ")\nlw " PB ", 12(" B1 ")\n"             \
-    "fadd.s " C##i##0 ", " C##i##0 ", " A0 "\nfadd.s " C##i##1 ", " C##i##1 ", " A1 "\n"                     \
-    "fadd.s " C##i##2 ", " C##i##2 ", " A3 "\nfadd.s " C##i##3 ", " C##i##3 ", " PB "\n"
+/* Of a row of base, which B1 points to: c += A2 * base, and c = base + A2 * c. */
+#define LOAD_BASE "lw " A0 ", 0(" B1 ")\nlw " A1 ", 4(" B1 ")\nlw " A3 ", 8(" B1 ")\nlw " PB ", 12(" B1 ")\n"
+#define DECAY_ROW(i)                                                                                         \
+    LOAD_BASE FMADD(C##i##0, A0, A2, C##i##0) FMADD(C##i##1, A1, A2, C##i##1)                                \
+    FMADD(C##i##2, A3, A2, C##i##2) FMADD(C##i##3, PB, A2, C##i##3)
+#define ONTO_ROW(i)                                                                                          \
+    LOAD_BASE FMADD(C##i##0, C##i##0, A2, A0) FMADD(C##i##1, C##i##1, A2, A1)                                \
+    FMADD(C##i##2, C##i##2, A2, A3) FMADD(C##i##3, C##i##3, A2, PB)
 #define ADD(rd, rs) "add " rd ", " rd ", " rs "\n"
 
 /* c = first + sum of a * b for all blocks of the strip; s->num_k is 2 or more. LOAD_B loads one of b's 4
@@ -128,8 +144,15 @@ struct strip {
             "bnez " A3 ", 1b\n"                                                                              \
             "j 6f\n"                                                                                         \
             "5:\n"                                                                                           \
-            "mv " B1 ", " PA "\n"                                                                            \
-            ADD_ROW(0) ADD(B1, B0) ADD_ROW(1) ADD(B1, B0) ADD_ROW(2) ADD(B1, B0) ADD_ROW(3)                  \
+            FIELD(A2, 68)                                                                                    \
+            "beqz " A2 ", 7f\n"                                                                              \
+            DECAY_ROW(0) ADD(B1, B0) DECAY_ROW(1) ADD(B1, B0) DECAY_ROW(2) ADD(B1, B0) DECAY_ROW(3)          \
+            FIELD(B1, 56)                                                                                    \
+            "7:\n"                                                                                           \
+            "addi " A0 ", " B1 ", 16\n"                                                                      \
+            FIELD(A2, 64)                                                                                    \
+            "sw " A0 ", 56(" STRIP ")\n"                                                                     \
+            ONTO_ROW(0) ADD(B1, B0) ONTO_ROW(1) ADD(B1, B0) ONTO_ROW(2) ADD(B1, B0) ONTO_ROW(3)              \
             "j 3b\n"                                                                                         \
             "6:\n"                                                                                           \
             XPULP_END                                                                                        \
@@ -210,12 +233,13 @@ static void run_strip(struct strip *s, int b_n)
             float c[4];
             sum_column(s, s->b + j * b_n / 4, 3 * b_n + s->b_next, c);
             for (int i = 0; i < 4; i++) {
-                float *const to = s->c + i * s->c_m / 4 + j;
-                *to = tcl_activate(s->accumulate ? c[i] + *to : c[i], s->act);
+                int const to = i * s->c_m / 4 + j;
+                s->c[to] = combined(c[i], s->base ? s->base + to : NULL, s->scale, s->decay, s->act);
             }
         }
         s->b += s->b_step / 4;
         s->c += 4;
+        s->base += s->base ? 4 : 0;
     }
 }
 
@@ -231,13 +255,16 @@ static void strip_alike(struct strip *s)
 
 #endif
 
+static void store(struct tcl_gemm const *g, float sum, float *c)
+{
+    *c = combined(sum, g->base ? g->base + (c - g->c) : NULL, g->scale, g->decay, g->act);
+}
+
 /* Stores 4 sums at c, `step` elements apart. */
 static void store_4(struct tcl_gemm const *g, float const sums[4], float *c, int step)
 {
-    for (int i = 0; i < 4; i++) {
-        float const sum = g->accumulate ? sums[i] + c[i * step] : sums[i];
-        c[i * step] = tcl_activate(sum, g->act);
-    }
+    for (int i = 0; i < 4; i++)
+        store(g, sums[i], c + i * step);
 }
 
 /* One row m, columns n to stop: blocks of 1x4 are 4x1 blocks of the transposed product. */
@@ -259,11 +286,10 @@ static void rest_row(struct tcl_gemm const *g, int m, int n, int stop)
         store_4(g, c, g->c + m * g->c_m + n, 1);
     }
     for (; n < stop; n++) {
-        float *const c = g->c + m * g->c_m + n;
         float sum = first;
         for (int k = 0; k < g->num_k; k++)
             sum += g->a[m * g->a_m + k * g->a_k] * g->b[n * g->b_n + k * g->b_k];
-        *c = tcl_activate(g->accumulate ? sum + *c : sum, g->act);
+        store(g, sum, g->c + m * g->c_m + n);
     }
 }
 
@@ -281,8 +307,10 @@ static void four_rows(struct tcl_gemm const *g, int m, int n, int stop)
         .c_m = 4 * g->c_m,
         .num_blocks = (stop - n) / 4,
         .b_step = 16 * g->b_n,
-        .accumulate = g->accumulate,
+        .base = g->base ? g->base + m * g->c_m + n : NULL,
         .act = g->act,
+        .scale = g->scale,
+        .decay = g->decay,
     };
     for (int i = 0; i < 4; i++)
         s.first[i] = g->first ? g->first[m + i] : 0.0f;

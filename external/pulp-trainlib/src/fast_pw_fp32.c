@@ -1,5 +1,7 @@
 /* Pointwise convolution and linear layer on one tile in L1: matrix products. */
 
+#include <stddef.h>
+
 #include "tcl_fast_gemm_fp32.h"
 #include "tcl_fast_pw_fp32.h"
 
@@ -20,19 +22,22 @@ void tcl_fast_pw_fw_fp32(float const *x, float const *w, float const *bias, floa
         .b_n = 1,
         .b_k = x_stride,
         .c_m = y_stride,
-        .accumulate = accumulate,
+        .base = accumulate ? y : NULL,
+        .scale = 1.0f,
         .act = act,
     };
     tcl_fast_gemm_fp32(&g);
 }
 
-void tcl_fast_pw_wg_fp32(float const *x, float const *dy, float *dw, int num_in, int num_out, int num_pixels,
-                         int x_stride, int dy_stride, int w_stride, int accumulate)
+/* dy x^T, in rows of c w_stride elements apart, with what struct tcl_gemm says of base, scale and decay. */
+static void outer(float const *x, float const *dy, float *c, int num_in, int num_out, int num_pixels,
+                  int x_stride, int dy_stride, int w_stride, float const *base, float scale, float decay)
 {
     struct tcl_gemm const g = {
         .a = dy,
         .b = x,
-        .c = dw,
+        .base = base,
+        .c = c,
         .num_m = num_out,
         .num_n = num_in,
         .num_k = num_pixels,
@@ -41,9 +46,24 @@ void tcl_fast_pw_wg_fp32(float const *x, float const *dy, float *dw, int num_in,
         .b_n = x_stride,
         .b_k = 1,
         .c_m = w_stride,
-        .accumulate = accumulate,
+        .scale = scale,
+        .decay = decay,
     };
     tcl_fast_gemm_fp32(&g);
+}
+
+void tcl_fast_pw_wg_fp32(float const *x, float const *dy, float *dw, int num_in, int num_out, int num_pixels,
+                         int x_stride, int dy_stride, int w_stride, int accumulate)
+{
+    outer(x, dy, dw, num_in, num_out, num_pixels, x_stride, dy_stride, w_stride, accumulate ? dw : NULL, 1.0f,
+          0.0f);
+}
+
+void tcl_fast_pw_descend_fp32(float const *x, float const *dy, float const *w, float *w_new, int num_in,
+                              int num_out, int num_pixels, int x_stride, int dy_stride, int w_stride,
+                              float rate, float decay)
+{
+    outer(x, dy, w_new, num_in, num_out, num_pixels, x_stride, dy_stride, w_stride, w, -rate, decay);
 }
 
 void tcl_fast_pw_ig_fp32(float const *dy, float const *w, float *dx, int num_in, int num_out, int num_pixels,
@@ -61,7 +81,8 @@ void tcl_fast_pw_ig_fp32(float const *dy, float const *w, float *dx, int num_in,
         .b_n = 1,
         .b_k = dy_stride,
         .c_m = dx_stride,
-        .accumulate = accumulate,
+        .base = accumulate ? dx : NULL,
+        .scale = 1.0f,
     };
     tcl_fast_gemm_fp32(&g);
 }

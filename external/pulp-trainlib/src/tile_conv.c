@@ -63,6 +63,7 @@ void tcl_tile_conv_fw(struct tcl_tile const *t)
         .a = tcl_data(t, TCL_W),
         .b = tcl_data(t, TCL_SCRATCH1),
         .first = t->first ? tcl_data(t, TCL_B) : NULL,
+        .base = t->first ? NULL : y->data,
         .c = y->data,
         .num_m = y->num_rows,
         .num_n = num_pixels,
@@ -72,7 +73,7 @@ void tcl_tile_conv_fw(struct tcl_tile const *t)
         .b_n = 1,
         .b_k = num_pixels,
         .c_m = num_pixels,
-        .accumulate = !t->first,
+        .scale = 1.0f,
         .act = t->last ? (enum tcl_act)t->layer->act : TCL_ACT_NONE,
     };
     if (x->changed || y->moved) {
@@ -87,10 +88,14 @@ void tcl_tile_conv_wg(struct tcl_tile const *t)
     struct tcl_part const *const x = &t->parts[TCL_X], *const dy = &t->parts[TCL_DY];
     int const num_k = x->num_rows * t->layer->kernel_height * t->layer->kernel_width;
     int const num_pixels = dy->num_columns * t->layer->out_width;
+    float *const dw = tcl_data(t, TCL_DW); /* without: plain SGD by the sum, which this tile has all of */
     struct tcl_gemm const g = {
         .a = dy->data,
         .b = tcl_data(t, TCL_SCRATCH1),
-        .c = tcl_data(t, TCL_DW),
+        .base = !dw        ? tcl_data(t, TCL_W)
+                : t->first ? NULL
+                           : dw,
+        .c = dw ? dw : tcl_data(t, TCL_W_NEW),
         .num_m = dy->num_rows,
         .num_n = num_k,
         .num_k = num_pixels,
@@ -99,7 +104,8 @@ void tcl_tile_conv_wg(struct tcl_tile const *t)
         .b_n = num_pixels,
         .b_k = 1,
         .c_m = num_k,
-        .accumulate = !t->first,
+        .scale = dw ? 1.0f : -t->layer->learning_rate,
+        .decay = dw ? 0.0f : t->layer->weight_decay,
     };
     if (x->changed || dy->moved) {
         lay_out_inputs(t, dy, tcl_data(t, TCL_SCRATCH1));
@@ -170,6 +176,7 @@ void tcl_tile_conv_ig(struct tcl_tile const *t)
     struct tcl_gemm const g = {
         .a = tcl_data(t, TCL_SCRATCH2),
         .b = tcl_data(t, TCL_SCRATCH1),
+        .base = t->first ? NULL : dx->data,
         .c = dx->data,
         .num_m = dx->num_rows,
         .num_n = num_pixels,
@@ -179,7 +186,7 @@ void tcl_tile_conv_ig(struct tcl_tile const *t)
         .b_n = 1,
         .b_k = num_pixels,
         .c_m = num_pixels,
-        .accumulate = !t->first,
+        .scale = 1.0f,
     };
     if (dy->changed || dx->moved)
         lay_out_gradients(t, tcl_data(t, TCL_SCRATCH1));

@@ -18,9 +18,8 @@ void tcl_tile_mask(struct tcl_tile const *t, int num_elements)
 static void bias_grads(struct tcl_tile const *t, int num_pixels)
 {
     struct tcl_part const *const db = &t->parts[TCL_DB];
-    struct tcl_part const *const dw = &t->parts[TCL_DW];
     int start, stop;
-    if (!db->data || dw->column > 0)
+    if (!db->data || t->parts[tcl_data(t, TCL_DW) ? TCL_DW : TCL_W_NEW].column > 0)
         return;
     tcl_fast_bias_act_bw_fp32(NULL, tcl_data(t, TCL_DY), db->data, db->num_rows, num_pixels, num_pixels,
                               num_pixels, !t->first, TCL_ACT_NONE);
@@ -47,7 +46,7 @@ static void descend(struct tcl_tile const *t, int num_weights)
 void tcl_tile_finish_wg(struct tcl_tile const *t, int num_pixels, int num_weights)
 {
     bias_grads(t, num_pixels);
-    if (t->last && tcl_data(t, TCL_W_NEW)) {
+    if (t->last && tcl_data(t, TCL_W_NEW) && tcl_data(t, TCL_DW)) {
         port_barrier();
         descend(t, num_weights);
     }

@@ -23,7 +23,14 @@ void tcl_tile_pw_ig(struct tcl_tile const *t)
 void tcl_tile_pw_wg(struct tcl_tile const *t)
 {
     struct tcl_part const *const x = &t->parts[TCL_X], *const dy = &t->parts[TCL_DY];
-    tcl_fast_pw_wg_fp32(x->data, dy->data, tcl_data(t, TCL_DW), x->num_rows, dy->num_rows, dy->num_columns,
-                        x->num_columns, dy->num_columns, x->num_rows, !t->first);
-    tcl_tile_finish_wg(t, dy->num_columns, x->num_rows * dy->num_rows);
+    int const num_in = x->num_rows, num_out = dy->num_rows, num_pixels = dy->num_columns;
+    float *const dw = tcl_data(t, TCL_DW);
+    if (dw)
+        tcl_fast_pw_wg_fp32(x->data, dy->data, dw, num_in, num_out, num_pixels, num_pixels, num_pixels,
+                            num_in, !t->first);
+    else
+        tcl_fast_pw_descend_fp32(x->data, dy->data, tcl_data(t, TCL_W), tcl_data(t, TCL_W_NEW), num_in,
+                                 num_out, num_pixels, num_pixels, num_pixels, num_in, t->layer->learning_rate,
+                                 t->layer->weight_decay);
+    tcl_tile_finish_wg(t, num_pixels, num_in * num_out);
 }
