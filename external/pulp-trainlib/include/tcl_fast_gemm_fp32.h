@@ -5,6 +5,9 @@
 
 #include "tcl_fast_fp32.h"
 
+/* What is read of a and b may lie up to so many floats behind their last element: memory must be there. */
+enum { TCL_GEMM_REACH = 1024 };
+
 /* sum = first[m] + sum over k of a[m * a_m + k * a_k] * b[n * b_n + k * b_k], for m < num_m, n < num_n, k <
    num_k; c[m * c_m + n] = act(sum). Strides in elements; first NULL: 0. With `base`, laid out as c (and c
    itself, perhaps), act(base + scale * (sum + decay * base)): a later part of a sum, or plain SGD. */

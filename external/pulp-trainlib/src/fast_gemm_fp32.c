@@ -39,32 +39,33 @@ static inline float combined(float sum, float const *base, float scale, float de
 #ifdef TCL_XPULP
 
 /* clang-format off */
-/* Registers: all 28 that a function may use. */
+/* Registers: all 28 that a function may use. Those that 16-bit loads and stores can name hold what is loaded and
+   stored most outside of the loop: the code of a block must stay in a core's 512 bytes of instruction cache. */
 #define STRIP "a0"
-#define C00 "a1"
-#define C01 "a2"
-#define C02 "a3"
-#define C03 "a4"
-#define C10 "a5"
-#define C11 "a6"
-#define C12 "a7"
-#define C13 "s0"
-#define C20 "s1"
-#define C21 "s2"
-#define C22 "s3"
-#define C23 "s4"
-#define C30 "s5"
-#define C31 "s6"
-#define C32 "s7"
-#define C33 "s8"
-#define A0 "t0"
-#define A1 "t1"
-#define A2 "t2"
-#define A3 "t3"
-#define B0 "t4"
-#define B1 "t5"
-#define PA "t6"
-#define PB "s9"
+#define A0 "a1"
+#define A1 "a2"
+#define A2 "a3"
+#define A3 "a4"
+#define B0 "a5"
+#define B1 "s0"
+#define PA "s1"
+#define PB "t0"
+#define C00 "a6"
+#define C01 "a7"
+#define C02 "t1"
+#define C03 "t2"
+#define C10 "t3"
+#define C11 "t4"
+#define C12 "t5"
+#define C13 "t6"
+#define C20 "s2"
+#define C21 "s3"
+#define C22 "s4"
+#define C23 "s5"
+#define C30 "s6"
+#define C31 "s7"
+#define C32 "s8"
+#define C33 "s9"
 #define A_M "s10"
 #define A_NEXT "s11"
 #define B_NEXT "ra"
@@ -73,19 +74,23 @@ static inline float combined(float sum, float const *base, float scale, float de
         "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11"
 
 #define FIELD(rd, offset) "lw " rd ", " #offset "(" STRIP ")\n"
+#define SET_FIELD(rs, offset) "sw " rs ", " #offset "(" STRIP ")\n"
 #define LOAD_A(a) P_LWR(a, PA, A_M)
 #define LOAD_LAST_A(a) P_LWR(a, PA, A_NEXT)
 #define LOAD_LAST_B(b) P_LWR(b, PB, B_NEXT)
 #define FMA(i, j, b) FMADD(C##i##j, A##i, b, C##i##j)
-#define BEGIN(i, j, b) FMADD(C##i##j, A##i, b, C##i##3) /* before the first sum, first[i] is in column 3 */
 
-/* One step in k, 24 instructions; A0, A1, B0 are loaded before. NEXT_*: their loads for the next step. */
-#define STEP(DO, LOAD_B, NEXT_B0, NEXT_A0, NEXT_A1)                                                          \
-    DO(0, 0, B0) LOAD_A(A2) DO(1, 0, B0) LOAD_LAST_A(A3) DO(2, 0, B0) LOAD_B(B1) DO(3, 0, B0) LOAD_B(B0)      \
-    DO(0, 1, B1) DO(1, 1, B1) DO(2, 1, B1) DO(3, 1, B1) LOAD_LAST_B(B1)                                      \
-    DO(0, 2, B0) DO(1, 2, B0) DO(2, 2, B0) DO(3, 2, B0)                                                      \
-    DO(0, 3, B1) NEXT_B0 DO(1, 3, B1) NEXT_A0 DO(2, 3, B1) NEXT_A1 DO(3, 3, B1)
+/* One step in k, 24 instructions; A0, B0, A1 are loaded before, and loaded for the next step: behind the last one
+   for nothing. No two loads follow each other, so that the FPU, which two cores share, is never idle. */
+#define STEP(LOAD_B)                                                                                         \
+    FMA(0, 0, B0) LOAD_A(A2) FMA(1, 0, B0) LOAD_LAST_A(A3) FMA(2, 0, B0)    \
+    LOAD_B(B1) FMA(3, 0, B0) LOAD_B(B0) FMA(0, 1, B1) FMA(1, 1, B1) FMA(2, 1, B1) FMA(3, 1, B1)              \
+    LOAD_LAST_B(B1) FMA(0, 2, B0) FMA(1, 2, B0) FMA(2, 2, B0) FMA(3, 2, B0)                                  \
+    FMA(0, 3, B1) LOAD_B(B0) FMA(1, 3, B1) LOAD_A(A0) FMA(2, 3, B1) LOAD_A(A1) FMA(3, 3, B1)
 
+#define MV(rd, rs) "mv " rd ", " rs "\n"
+#define ADD(rd, rs) "add " rd ", " rd ", " rs "\n"
+#define BEGIN_ROW(i) MV(C##i##0, C##i##3) MV(C##i##1, C##i##3) MV(C##i##2, C##i##3)
 #define RELU_ROW(i) P_MAX(C##i##0, C##i##0, "x0") P_MAX(C##i##1, C##i##1, "x0")                              \
     P_MAX(C##i##2, C##i##2, "x0") P_MAX(C##i##3, C##i##3, "x0")
 #define CLIP_ROW(i) P_MIN(C##i##0, C##i##0, A0) P_MIN(C##i##1, C##i##1, A0)                                  \
@@ -101,46 +106,33 @@ static inline float combined(float sum, float const *base, float scale, float de
 #define ONTO_ROW(i)                                                                                          \
     LOAD_BASE FMADD(C##i##0, C##i##0, A2, A0) FMADD(C##i##1, C##i##1, A2, A1)                                \
     FMADD(C##i##2, C##i##2, A2, A3) FMADD(C##i##3, C##i##3, A2, PB)
-#define ADD(rd, rs) "add " rd ", " rd ", " rs "\n"
 
-/* c = first + sum of a * b for all blocks of the strip; s->num_k is 2 or more. LOAD_B loads one of b's 4
-   elements and steps to the next. */
+/* c = first + sum of a * b, with what follows, for all blocks of the strip. LOAD_B loads one of b's 4 elements
+   and steps to the next. */
 #define RUN_STRIP(s, LOAD_B)                                                                                 \
     do {                                                                                                     \
         register struct strip *strip __asm__(STRIP) = (s);                                                   \
         __asm__ volatile(                                                                                    \
-            XPULP_BEGIN                                                                                      \
+            ".option push\n.option rvc\n.balign 16\n"                                                         \
             FIELD(A_M, 8) FIELD(A_NEXT, 12) FIELD(B_NEXT, 16)                                                \
             "1:\n"                                                                                           \
-            FIELD(PA, 0) FIELD(PB, 4) FIELD(C03, 24) FIELD(C13, 28) FIELD(C23, 32) FIELD(C33, 36)            \
-            LOAD_A(A0) LOAD_B(B0) LOAD_A(A1)                                                                 \
-            STEP(BEGIN, LOAD_B, LOAD_B(B0), LOAD_A(A0), LOAD_A(A1))                                          \
-            FIELD(A2, 20)                                                                                    \
-            "addi " A2 ", " A2 ", -2\n"                                                                      \
-            "beqz " A2 ", 2f\n"                                                                              \
-            LP_SETUP(A2, "24")                                                                               \
-            STEP(FMA, LOAD_B, LOAD_B(B0), LOAD_A(A0), LOAD_A(A1))                                            \
-            "2:\n"                                                                                           \
-            STEP(FMA, LOAD_B, , , )                                                                          \
+            FIELD(C03, 24) FIELD(C13, 28) FIELD(C23, 32) FIELD(C33, 36)                                      \
+            FIELD(PA, 0) FIELD(PB, 4) FIELD(A3, 20)                                                          \
+            BEGIN_ROW(0) BEGIN_ROW(1) BEGIN_ROW(2) BEGIN_ROW(3)                                              \
+            LOAD_A(A0) LOAD_B(B0) LOAD_A(A1) XPULP_BEGIN LP_SETUP(A3, "24") STEP(LOAD_B) XPULP_END                                            \
             FIELD(B1, 56) FIELD(PA, 40) FIELD(B0, 44)                                                        \
             "bnez " B1 ", 5f\n"                                                                              \
             "3:\n"                                                                                           \
-            FIELD(A2, 60) FIELD(A1, 4) FIELD(A3, 52)                                                         \
-            "beqz " A2 ", 4f\n"                                                                              \
-            RELU_ROW(0) RELU_ROW(1) RELU_ROW(2) RELU_ROW(3)                                                  \
-            "addi " A2 ", " A2 ", -1\n"                                                                      \
-            "beqz " A2 ", 4f\n"                                                                              \
-            "lui " A0 ", 0x40c00\n" /* 6.0f */                                                               \
-            CLIP_ROW(0) CLIP_ROW(1) CLIP_ROW(2) CLIP_ROW(3)                                                  \
+            FIELD(A2, 60) FIELD(A1, 52) FIELD(A0, 4)                                                         \
+            "bnez " A2 ", 8f\n"                                                                              \
             "4:\n"                                                                                           \
-            ADD(A1, A3)                                                                                      \
-            "sw " A1 ", 4(" STRIP ")\n"                                                                      \
-            "addi " A1 ", " PA ", 16\n"                                                                      \
-            "sw " A1 ", 40(" STRIP ")\n"                                                                     \
             FIELD(A3, 48)                                                                                    \
-            STORE_ROW(0) ADD(PA, B0) STORE_ROW(1) ADD(PA, B0) STORE_ROW(2) ADD(PA, B0) STORE_ROW(3)          \
+            ADD(A0, A1)                                                                                      \
+            SET_FIELD(A0, 4)                                                                                 \
+            "addi " A1 ", " PA ", 16\n"                                                                      \
             "addi " A3 ", " A3 ", -1\n"                                                                      \
-            "sw " A3 ", 48(" STRIP ")\n"                                                                     \
+            SET_FIELD(A1, 40) SET_FIELD(A3, 48)                                                              \
+            STORE_ROW(0) ADD(PA, B0) STORE_ROW(1) ADD(PA, B0) STORE_ROW(2) ADD(PA, B0) STORE_ROW(3)          \
             "bnez " A3 ", 1b\n"                                                                              \
             "j 6f\n"                                                                                         \
             "5:\n"                                                                                           \
@@ -151,11 +143,20 @@ static inline float combined(float sum, float const *base, float scale, float de
             "7:\n"                                                                                           \
             "addi " A0 ", " B1 ", 16\n"                                                                      \
             FIELD(A2, 64)                                                                                    \
-            "sw " A0 ", 56(" STRIP ")\n"                                                                     \
+            SET_FIELD(A0, 56)                                                                                \
             ONTO_ROW(0) ADD(B1, B0) ONTO_ROW(1) ADD(B1, B0) ONTO_ROW(2) ADD(B1, B0) ONTO_ROW(3)              \
             "j 3b\n"                                                                                         \
+            "8:\n"                                                                                           \
+            RELU_ROW(0) RELU_ROW(1) RELU_ROW(2) RELU_ROW(3)                                                  \
+            "addi " A2 ", " A2 ", -1\n"                                                                      \
+            "beqz " A2 ", 4b\n"                                                                              \
+            MV(B1, A0)                                                                                       \
+            "lui " A0 ", 0x40c00\n" /* 6.0f */                                                               \
+            CLIP_ROW(0) CLIP_ROW(1) CLIP_ROW(2) CLIP_ROW(3)                                                  \
+            MV(A0, B1)                                                                                       \
+            "j 4b\n"                                                                                         \
             "6:\n"                                                                                           \
-            XPULP_END                                                                                        \
+            ".option pop\n"                                                                                  \
             :                                                                                                \
             : "r"(strip)                                                                                     \
             : ALL_BUT_A0);                                                                                   \
@@ -314,7 +315,8 @@ static void four_rows(struct tcl_gemm const *g, int m, int n, int stop)
     };
     for (int i = 0; i < 4; i++)
         s.first[i] = g->first ? g->first[m + i] : 0.0f;
-    int const blocks = g->num_k > 1 && s.num_blocks > 0 && (g->b_n == 1 || g->b_n == g->a_m);
+    int const is_near = g->a_k <= TCL_GEMM_REACH && g->b_k <= TCL_GEMM_REACH;
+    int const blocks = is_near && s.num_blocks > 0 && (g->b_n == 1 || g->b_n == g->a_m);
     if (blocks) {
         n += 4 * s.num_blocks;
         if (g->b_n == 1)
