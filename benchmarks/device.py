@@ -60,6 +60,7 @@ LEDGER = (
     Step("mobilenet_wd4", Variant("FT", 2), 128, most_cycles=6_600_000),
     Step("mobilenet_wd4", Variant("FT", 2), 96, most_cycles=4_100_000),
     Step("mobilenet_wd4", Variant("FT", 2), 64),
+    Step("mobilenet_wd4", Variant("FT", 10), 96, least_rate=2.2),  # the deepest that fits without recomputation
     Step("mobilenet_wd4", Variant("full"), 96, recompute=True, least_rate=2.2),
     Step("mobilenet_wd4", Variant("FT", 1), 128, is_cached=True, least_rate=2.4),
     Step("mobilenet_wd4", Variant("FT", 1), 96, is_cached=True, least_rate=2.4),

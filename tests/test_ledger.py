@@ -12,30 +12,21 @@ from conftest import on_targets
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is no installed package
 
+from benchmarks import kernels
 from benchmarks.device import JSON_FILE, LEDGER, Step, measure, shortfalls
 from tinyclf.targets import Target
 
 SLACK = 0.02  # more cycles than the ledger says are a regression
-QUICK = [step for step in LEDGER if step.most_cycles is not None or step.variant.name == "LP"]
-
-# Requirements that are not met yet, by net and size: why. An entry that is met after all fails.
-UNMET = {
-    ("mobilenet_wd4 FT K=1 cached", 96): "the weight gradient on 3x3 pixels is cut into 32 blocks, and sums 9 products"
-}
-
-
-def _required_steps() -> list[Any]:
-    """Return all steps as parameters; those with an unmet requirement are expected to fail."""
-    reasons = [UNMET.get((step.net, step.size)) for step in LEDGER]
-    marks = [[pytest.mark.xfail(strict=True, reason=reason)] if reason else [] for reason in reasons]
-    return [
-        pytest.param(step, marks=own, id=f"{step.net} {step.size}") for step, own in zip(LEDGER, marks, strict=True)
-    ]
 
 
 def _rows() -> dict[tuple[str, int], dict[str, Any]]:
     """Return the rows of the ledger by net and size."""
     return {(row["net"], row["size"]): row for row in json.loads(JSON_FILE.read_text())}
+
+
+def _kernel_sums() -> list[dict[str, Any]]:
+    sums: list[dict[str, Any]] = json.loads(kernels.JSON_FILE.read_text())
+    return sums
 
 
 def regression(row: dict[str, Any], ledger: dict[str, Any]) -> str:
@@ -58,9 +49,9 @@ def test_the_ledger_has_every_step_with_its_requirement() -> None:
         assert row["macs_per_cycle"] == round(row["macs"] / row["cycles"], 3)
 
 
-@pytest.mark.parametrize("step", _required_steps())
-def test_what_is_required_holds_in_the_ledger(step: Step) -> None:
-    assert shortfalls(_rows()[step.net, step.size]) == []
+def test_what_is_required_holds_in_the_ledgers() -> None:
+    assert [text for row in _rows().values() for text in shortfalls(row)] == []
+    assert kernels.shortfalls(_kernel_sums()) == []
 
 
 def test_shortfalls_and_regressions_are_named() -> None:
@@ -77,9 +68,24 @@ def test_shortfalls_and_regressions_are_named() -> None:
 
 
 @on_targets("pulp")
-@pytest.mark.parametrize("step", QUICK, ids=lambda step: f"{step.net} {step.size}")
+@pytest.mark.parametrize("step", LEDGER, ids=lambda step: f"{step.net} {step.size}")
 def test_a_step_takes_no_more_cycles_than_the_ledger_says(target: Target, step: Step) -> None:
     row = measure(step)
     assert row["macs"] == _rows()[step.net, step.size]["macs"]
     assert shortfalls(row) == []
     assert regression(row, _rows()[step.net, step.size]) == ""
+
+
+@on_targets("pulp")
+def test_kernels_take_no_more_cycles_than_the_ledger_says(target: Target) -> None:
+    measured = kernels.sums_of(kernels.measure())
+    assert kernels.shortfalls(measured) == []
+    for now, then in zip(measured, _kernel_sums(), strict=True):
+        assert {**now, "cycles": 0, "macs_per_cycle": 0} == {**then, "cycles": 0, "macs_per_cycle": 0}
+        assert now["cycles"] <= (1 + SLACK) * then["cycles"], now
+
+
+def test_a_kernel_that_misses_its_figure_is_named() -> None:
+    row = {"net": "net", "kind": "pw", "direction": "fw", "macs": 345, "cycles": 100, "at least": 3.5}
+    assert kernels.shortfalls([row]) == ["net pw fw: 3.450 MAC/clk, at least 3.5 are required"]
+    assert kernels.shortfalls([{**row, "at least": None}, {**row, "macs": 350}]) == []

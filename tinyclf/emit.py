@@ -280,6 +280,7 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
         "calls": tile_rows(graph, tiles, node_ids, traces)
         if tiles
         else _call_rows(graph.calls, _symbols(program), node_ids, traces),
+        "copier": "tcl_tile_copy" if tiles else "memcpy",
         "traces": [{"place": place(t), "dim": t.num_elements, "name": t.name} for ts in traces for t in ts],
         "loads": [
             {"place": place(t), "dim": t.num_elements, "block": block, "file": file}

@@ -172,10 +172,11 @@ static inline void correlate_2_more(struct group const *g, float const w[9], str
 #define ADD(i, kx, d) FMADD("%[s" #i #kx "]", "%[x" #i "]", "%[" d "]", "%[s" #i #kx "]")
 #define LD(d) P_LW("%[" d "]", "%[fd]", "4")
 
-/* Stride 1, padding 1: adds `num` rows to the sums of the 9 weights. Per column 15 instructions, 9 of them FMAs;
+/* Stride 1, padding 1: the sums of the 9 weights over `num` rows. Per column 15 instructions, 9 of them FMAs;
    per row 25 besides, 12 of them FMAs. */
-static inline void weigh(struct group const *g, float const *dy, float s[9], int width)
+static inline void weigh(struct group const *g, float const *dy, float sums[9], int width)
 {
+    float s[9] = {0.0f};
     float const *f[3];
     int step[2], num;
     float x[3], d0, d1, d2; /* the outputs that meet the column with kx = 2, 1, 0 */
@@ -196,12 +197,15 @@ static inline void weigh(struct group const *g, float const *dy, float s[9], int
         : SUMS(s), COLUMN, FROM, [d0] "=&r"(d0), [d1] "=&r"(d1), [d2] "=&r"(d2), [fd] "+&r"(dy) 
         : [middle] "r"(width - 2)
         : "memory");
+    for (int i = 0; i < 9; i++)
+        sums[i] = s[i];
 }
 
-/* Stride 2, padding 1, even width: adds `num` rows of outputs to the sums. Per output 17 instructions, 9 of them
+/* Stride 2, padding 1, even width: the sums of the 9 weights over `num` rows of outputs. Per output 17 instructions, 9 of them
    FMAs; per row 20 besides, 6 of them FMAs. */
-static inline void weigh_2(struct group const *g, float const *dy, float s[9], int width)
+static inline void weigh_2(struct group const *g, float const *dy, float sums[9], int width)
 {
+    float s[9] = {0.0f};
     float const *f[3];
     int step[2], num;
     float x[3], d0, d1;
@@ -221,6 +225,8 @@ static inline void weigh_2(struct group const *g, float const *dy, float s[9], i
         : SUMS(s), COLUMN, FROM, [d0] "=&r"(d0), [d1] "=&r"(d1), [fd] "+&r"(dy) 
         : [middle] "r"(width / 2 - 1), [skip] "r"(4 * width)
         : "memory");
+    for (int i = 0; i < 9; i++)
+        sums[i] = s[i];
 }
 
 #define MUL(to, x, w) FMUL("%[" to "]", "%[" x "]", "%[" w "]")

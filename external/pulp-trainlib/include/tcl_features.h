@@ -2,6 +2,7 @@
 #ifndef TCL_FEATURES_H
 #define TCL_FEATURES_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* A tensor that crosses from the frozen part into the trained one. */
@@ -13,7 +14,7 @@ struct tcl_feature {
 /* calls[0 .. num_calls - 1] of the net are the frozen part. A record of record_words has a word that is 0
    while the sample was not seen, then 1 + its class; then for each tensor its floats, or with as_int8 a
    float, the scale, and a signed byte for each element, filled up to a whole word. `records` is zero at the
-   start. */
+   start. `copy` moves floats from and to records; NULL: the cores share that. */
 struct tcl_features {
     struct tcl_feature const *tensors;
     int num_tensors;
@@ -22,6 +23,7 @@ struct tcl_features {
     uint32_t record_words;
     uint64_t num_samples;
     uint32_t *records;
+    void (*copy)(void *to, void const *from, size_t num_bytes);
 };
 
 /* Tells whether the features of `sample` are kept; if so, sets its class. */

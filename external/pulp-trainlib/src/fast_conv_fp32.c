@@ -59,8 +59,6 @@ static void weigh_pair(struct plan *plan, struct tcl_dw_tile const *t, float con
     if (plan->usual) {
         plan->stop = -1;
         enter_plane(plan, x, ci, 0, t->Ho);
-        for (int i = 0; i < 9; i++)
-            sums[i] = 0.0f;
         if (t->stride == 1)
             weigh(plan->groups, dy, sums, t->W);
         else

@@ -58,7 +58,7 @@ void tcl_fast_dw_wg_fp32(struct tcl_dw_tile const *t, float const *x, float cons
     plan_walk(&plan, t, t->stride, t->pad_top, t->Ho, 0);
     tcl_split(t->num_channels, &start, &stop);
     for (int c = start; c < stop; c++) {
-        float sums[9] = {0.0f};
+        float sums[9];
         if (!plan.usual)
             weigh_any(t, x + c * t->x_stride, dy + c * t->y_stride, sums);
 #ifdef TCL_XPULP

@@ -110,7 +110,10 @@ uint64_t tcl_features_keep(struct tcl_features const *features, uint64_t sample,
             memcpy(place, &part.scale, sizeof part.scale);
             part.kept += sizeof part.scale;
         }
-        port_fork(features->as_int8 ? quantize : copy_out, &part);
+        if (features->as_int8 || !features->copy)
+            port_fork(features->as_int8 ? quantize : copy_out, &part);
+        else
+            features->copy(place, t->data, sizeof(float) * t->dim);
         place += num_words(features, t->dim);
     }
     PORT_CHECK(place == start + features->record_words);
@@ -129,7 +132,10 @@ uint64_t tcl_features_recall(struct tcl_features const *features, uint64_t sampl
             memcpy(&part.scale, place, sizeof part.scale);
             part.kept += sizeof part.scale;
         }
-        port_fork(features->as_int8 ? dequantize : copy_in, &part);
+        if (features->as_int8 || !features->copy)
+            port_fork(features->as_int8 ? dequantize : copy_in, &part);
+        else
+            features->copy(t->data, place, sizeof(float) * t->dim);
         place += num_words(features, t->dim);
     }
     return port_cycles() - begin;

@@ -202,6 +202,23 @@ static void run_tiles(void *unused)
 #endif
 }
 
+void tcl_tile_copy(void *to, void const *from, size_t num_bytes)
+{
+    size_t const room = (size_t)(tcl_l1_bytes - TCL_TILE_STATE_BYTES) / 4 * 4;
+    size_t const most = room < 65536 ? room : 65536;
+    char *const l1 = (char *)tcl_l1 + TCL_TILE_STATE_BYTES;
+    PORT_CHECK(num_bytes % 4 == 0 && ahead == NULL);
+    for (size_t at = 0, num; at < num_bytes; at += num) {
+        num = num_bytes - at < most ? num_bytes - at : most;
+        int group = port_dma_open();
+        port_dma_start(l1, (char *)from + at, (int)num, 1, (int)num, PORT_DMA_LOAD);
+        port_dma_wait(group);
+        group = port_dma_open();
+        port_dma_start(l1, (char *)to + at, (int)num, 1, (int)num, PORT_DMA_STORE);
+        port_dma_wait(group);
+    }
+}
+
 void tcl_tile_op(void *tcl_op)
 {
     struct walk *const w = walk();
