@@ -79,7 +79,7 @@ ALLOWED = {
     "tuning": {"deploy", "targets", "tile", "tile_plan", "tile_table"},
     "emit_tiles": {"ir", "tile"},
     "regions": {"elf", "ir", "memory", "targets", "tile_fuse"},
-    "budget": {"ir", "memory", "regions", "segments", "targets"},
+    "budget": {"feature_memory", "ir", "memory", "regions", "segments", "targets"},
     "targets": set(),
     "trained_block": {"ir", "memory"},
     "upstream": {"ir"},

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,25 @@ class TrainingJob:
         """Count steps, one sample each."""
         return self.num_epochs * len(self.samples.train_images)
 
+    @cached_property
+    def graph(self) -> Graph:
+        """Return one step, without recomputation.
+
+        Raises:
+            Unsupported: a layer cannot be lowered.
+        """
+        _, channels, height, width = self.samples.train_images.shape
+        return training_graph(self.model, input_shape=(channels, height, width), rule=self.rule)
+
+    @cached_property
+    def features(self) -> FeatureMemory | None:
+        """Return what the run keeps of its samples.
+
+        Raises:
+            BadInput, DoesNotFit: see `feature_memory`.
+        """
+        return feature_memory(self.graph, kind=self.cache, num_samples=len(self.samples.train_labels))
+
 
 @dataclass(frozen=True)
 class Check:
@@ -147,20 +167,6 @@ def net_number(model: nn.Module) -> int:
     return number_of(*(f"{name} {tuple(p.shape)}" for name, p in model.named_parameters()))
 
 
-def _graph(job: TrainingJob) -> Graph:
-    _, channels, height, width = job.samples.train_images.shape
-    return training_graph(job.model, input_shape=(channels, height, width), rule=job.rule)
-
-
-def features_of(job: TrainingJob) -> FeatureMemory | None:
-    """Return what the run keeps of its samples.
-
-    Raises:
-        BadInput, DoesNotFit: see `feature_memory`.
-    """
-    return feature_memory(_graph(job), kind=job.cache, num_samples=len(job.samples.train_labels))
-
-
 def make_training_program(job: TrainingJob, target: Target | None = None) -> Program:
     """Lower and plan a training run for `target`, which says how much memory there is, and whether there are tiles.
 
@@ -168,10 +174,9 @@ def make_training_program(job: TrainingJob, target: Target | None = None) -> Pro
         DoesNotFit: not even with recomputation, where that is asked for, or a call's smallest tile is larger than L1.
         Unsupported: a layer cannot be lowered.
     """
-    graph = _graph(job)
-    features = features_of(job)
+    graph, features = job.graph, job.features
     if job.recompute:
-        graph = fitted(graph, target=target, num_samples=None)
+        graph = fitted(graph, target=target, num_samples=None, features=features)
     values = {name: p.detach().numpy() for name, p in job.model.named_parameters()}
     plan = plan_memory(graph)
     tiles = target_tiles(graph, plan, target)
@@ -288,7 +293,7 @@ def _compare(
 ) -> TrainingReport:
     log = read_log(project / "build" / "log.bin", num_steps=job.num_steps)
     _, weights = read_weights(project / "build" / "weights.bin")
-    features = features_of(job)
+    features = job.features
     codes = _device_codes(features, project) if features and features.kind == "int8" else None
     expected = reference(job, codes=codes)
     error = np.abs(log.losses - expected.losses)
@@ -343,7 +348,7 @@ def reference(job: TrainingJob, *, dtype: torch.dtype = torch.float64, codes: Co
 
     `codes`: the features that the device quantised; what rounding may have put on either side is taken from them.
     """
-    features = features_of(job)
+    features = job.features
 
     def quantized(model: nn.Module) -> QuantizedFeatures:
         assert features is not None

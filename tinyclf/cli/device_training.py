@@ -23,7 +23,7 @@ def deploy_training(
     """Emit a training run, and with `run_it` build, run and compare it; `settings` are TrainingRequest's own."""
     from math import isfinite
 
-    from tinyclf.device_run import emit_training, execute_training, features_of
+    from tinyclf.device_run import emit_training, execute_training
     from tinyclf.errors import BadInput, CheckFailed
     from tinyclf.training_jobs import TrainingRequest, make_training_job
     from tinyclf.update_options import UpdateOptions
@@ -40,7 +40,7 @@ def deploy_training(
         f"{project}: C project for {request.target.name}, {job.num_epochs} epochs on {num_train:,} samples, "
         f"{num_test:,} test samples, {job.rule.optimizer}, learning rate {job.rule.learning_rate:g}"
     )
-    features = features_of(job)
+    features = job.features
     if features:
         num = len(features.tensors)
         what = "1 tensor" if num == 1 else f"{num} tensors"
