@@ -30,12 +30,12 @@ from tinyclf.device_run import (
     _is_drift,
     emit_training,
     execute_training,
-    features_of,
     reference,
     run_program,
 )
 from tinyclf.elf import read_elf
 from tinyclf.errors import BadInput, DoesNotFit, ToolFailed
+from tinyclf.models import build_model, calibrate_batchnorm, fold_batchnorm, freeze
 from tinyclf.rules import UpdateRule
 from tinyclf.runs import read_run
 from tinyclf.targets import Target, find_target
@@ -234,6 +234,31 @@ def test_recomputation_gives_the_same_bits(target: Target, tmp_path: Path) -> No
     assert arenas[1] < arenas[0]
 
 
+@on_targets("host")
+@pytest.mark.parametrize("arch", ["dscnn", "mobilenetv2_wd4"])
+def test_recomputation_beside_kept_features_gives_the_same_bits(target: Target, arch: str, tmp_path: Path) -> None:
+    model = build_model(arch, num_classes=3, size=32, seed=4)
+    rng = np.random.default_rng(4)
+    calibrate_batchnorm(model, torch.from_numpy(rng.standard_normal((16, 3, 32, 32)).astype(np.float32)))
+    variant = Variant("FT", k=2)
+    freeze(model, variant)
+    images = rng.standard_normal((4, 3, 32, 32)).astype(np.float32)
+    samples = Samples(images[:3], np.array([0, 1, 2]), images[3:], np.array([0]))
+    base = replace(_job(num_epochs=2), model=fold_batchnorm(model), variant=variant, samples=samples)
+    weights, arenas = [], []
+    for cache, recompute in (("off", False), ("off", True), ("fp32", True)):
+        job = replace(base, cache=cache, recompute=recompute)
+        program = emit_training(job, target, tmp_path / "p")
+        run_program(_built(job, target, tmp_path / "p"))
+        weights.append(_weights(tmp_path / "p"))
+        arenas.append(program.plan.arena_bytes)
+    assert program.training is not None
+    assert program.training.features is not None
+    assert len(program.graph.calls) > len(job.graph.calls), "nothing was recomputed"
+    assert weights[0] == weights[1] == weights[2]
+    assert arenas[1] < arenas[0]
+
+
 def test_verdicts() -> None:
     assert judge(0.0, bound=1e-3) is Verdict.EXACT
     assert judge(1e-3, bound=1e-3) is Verdict.WITHIN_BOUND
@@ -345,7 +370,7 @@ class _Branches(nn.Module):
 @pytest.mark.parametrize("cache", ["fp32", "int8"])
 def test_all_that_crosses_is_kept(target: Target, cache: str, tmp_path: Path) -> None:
     job = replace(_job(cache=cache), model=_Branches())
-    features = features_of(job)
+    features = job.features
     assert features is not None
     assert {t.layer for t in features.tensors} == {"a", "b"}
     emit_training(job, target, tmp_path / "p")
@@ -377,7 +402,7 @@ def test_features_that_do_not_fit_or_help_are_refused(tmp_path: Path) -> None:
     emit_training(replace(job, cache="int8"), find_target("pulp"), tmp_path / "p")  # 504,000
     job.model.requires_grad_(True)
     with pytest.raises(BadInput, match="the first layer is trained: leave out --cache"):
-        features_of(job)
+        _ = replace(job).features
 
 
 @on_targets("host")
@@ -523,7 +548,9 @@ def test_a_torn_slot_is_passed_over_for_the_other(target: Target, tmp_path: Path
     content = bytearray(newest.read_bytes())
     changed = bytearray(content)
     changed[90] ^= 1
-    for torn in (content[:100], content[:-1], content[:-8] + bytes(8), changed):
+    version = content[:4] + b"\xff\xff\xff\xff" + content[8:]
+    cut = content[:6] + bytes(len(content) - 6)  # only the first words were written
+    for torn in (content[:100], content[:-1], content[:-8] + bytes(8), changed, version, cut):
         saved = newest.read_bytes(), older.read_bytes()
         newest.write_bytes(bytes(torn))
         assert run_program(project) == epoch * 6 + step
