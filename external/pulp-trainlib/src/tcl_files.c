@@ -254,6 +254,7 @@ void tcl_slots_save(struct tcl_slots *slots, struct tcl_position const *position
         offset += b->num_bytes;
     }
     port_write_at(region, offset, &crc, sizeof crc);
+    port_sync(region); /* before the other slot is written again */
     slots->newest = number;
     slots->sequence++;
 }
