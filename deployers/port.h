@@ -36,9 +36,12 @@ int port_open(char const *name);
 /* Reads from `offset` on; returns how many bytes there were, less than `num_bytes` at the end. */
 size_t port_read_at(int region, uint64_t offset, void *data, size_t num_bytes);
 
-/* Writes, and returns when all is stored. A cut in between leaves the place with any mixture of old and new.
- */
+/* Writes. A cut in between leaves the place with any mixture of old and new; what was written stays when the
+   program ends, but when power fails only what port_sync was called for. */
 void port_write_at(int region, uint64_t offset, void const *data, size_t num_bytes);
+
+/* Returns when all that was written to a storage is on its medium. */
+void port_sync(int region);
 
 /* Ends the program with a failure and names the place. Any core may call it. */
 void port_panic(char const *file, int line) __attribute__((noreturn));

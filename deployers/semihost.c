@@ -77,6 +77,12 @@ void port_write_at(int region, uint64_t offset, void const *data, size_t num_byt
     write_all(region, data, num_bytes);
 }
 
+/* Semihosting has no such operation: files are those of the machine that simulates, which stays on. */
+void port_sync(int region)
+{
+    (void)region;
+}
+
 void port_write(void const *data, size_t num_bytes)
 {
     write_all(results, data, num_bytes);

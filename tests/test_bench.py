@@ -16,7 +16,6 @@ from test_export import train_briefly
 from tinyclf import benchmark, cli
 from tinyclf.benchmark import MARKS, find_runs, latency, measure_run, to_markdown
 from tinyclf.cli.results import _training_memory
-from tinyclf.config import change
 from tinyclf.errors import BadInput
 from tinyclf.evaluate import evaluate_run
 from tinyclf.jobs import memory_of
@@ -63,13 +62,13 @@ def test_a_row_agrees_with_the_other_commands(digits_run: Path) -> None:
 def test_memory_of_a_small_input_and_of_nets_that_cannot_be_deployed(small_run: Path) -> None:
     _, config = load_run(small_run)
     plain, small = (
-        _training_memory(replace(config, train=change(config.train, arch="mobilenet_wd4", small_input=value)))["LP"]
+        _training_memory(replace(config, train=replace(config.train, arch="mobilenet_wd4", small_input=value)))["LP"]
         for value in (False, True)
     )
     need = memory_of(Variant("LP"), arch="mobilenet_wd4", size=32, num_classes=2, small_input=True)
     assert small == need.report.total
     assert plain == memory_of(Variant("LP"), arch="mobilenet_wd4", size=32, num_classes=2).report.total < small
-    other = _training_memory(replace(config, train=change(config.train, arch="squeezenet_v1_1")))
+    other = _training_memory(replace(config, train=replace(config.train, arch="squeezenet_v1_1")))
     several = _training_memory(replace(config, multi_label=True))
     assert [*other.values(), *several.values()] == [None] * 8
 

@@ -97,6 +97,19 @@ def test_deploy_exits_with_3_when_a_check_fails(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.target("host")
+def test_drift_is_no_failure_and_every_comparison_says_its_bound(tmp_path: Path) -> None:
+    options = ("--variant", "full", "--size", 32, "--steps", 12, "--samples", 2, "--lr", 0.01, "--seed", 1)
+    result = run("deploy", "--target", "host", *options, "--out", tmp_path / "p", "--execute")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "p" / "report.json").read_text())
+    assert (report["passed"], report["drifted"]) == (True, True)
+    assert {e["verdict"] for e in report["errors"]} == {"within bound", "drift"}
+    assert all(e["bound"] == 1e-4 and "float32" in e["bound_from"] for e in report["errors"])
+    assert re.search(r"drift\n", result.stdout)
+    assert "bound 0.0001: requirement: float32 against PyTorch's float64" in result.stdout
+
+
+@pytest.mark.target("host")
 def test_deploy_says_when_the_loss_overflows(tmp_path: Path) -> None:
     options = ("--variant", "full", "--size", 32, "--classes", 10, "--steps", 6, "--lr", 0.1)
     result = run("deploy", "--target", "host", *options, "--out", tmp_path / "p", "--execute")
@@ -127,7 +140,7 @@ def test_an_emitted_project_stands_alone(tmp_path: Path, monkeypatch: pytest.Mon
     ("arguments", "code", "message"),
     [
         ("deploy --target arduino", 2, r"'arduino' is not one of host, pulp, qemu"),
-        ("deploy --target host --steps 0", 1, r"--steps and --samples must be at least 1"),
+        ("deploy --target host --steps 0", 1, r"--steps must be in 1 .."),
         ("deploy --target host --lr -1", 1, r"--lr must be above 0"),
         ("deploy --target host --lr nan", 1, r"--lr must be above 0"),
         ("deploy --target host --optimizer adam --momentum 0.9", 1, r"momentum is of sgd, adam has its own"),
@@ -135,6 +148,14 @@ def test_an_emitted_project_stands_alone(tmp_path: Path, monkeypatch: pytest.Mon
         ("deploy --target host --batch 20", 1, r"--steps 10 are fewer than the 20 samples of a batch"),
         ("deploy --target host --batch 0", 1, r"batch is 0: an update needs at least 1 sample"),
         ("deploy --target host --clip -1", 1, r"clip is -1: give the largest norm"),
+        ("deploy --target host --seed -1", 1, r"--seed must be in 0 .. 2\^64 - 1"),
+        ("deploy --target host --seed 12345678901234567890123", 1, r"--seed must be in 0 .. 2\^64 - 1"),
+        ("deploy --target host --lr 1e39", 1, r"learning_rate is 1e\+39: the device computes in float32"),
+        ("deploy --target host --lr 1e-50", 1, r"learning_rate is 1e-50: the device computes in float32"),
+        ("deploy --target host --weight-decay 1e-40", 1, r"weight_decay is 1e-40: the device computes in float32"),
+        ("deploy --target host --momentum 0.99999999", 1, r"momentum is 0.99999999: float32 makes 1 of that"),
+        ("deploy --target host --clip 1e300", 1, r"clip is 1e\+300: the device computes in float32"),
+        ("deploy --target host --steps 9223372036854775808", 1, r"--steps must be in 1 .. 2\^63 - 1"),
         ("deploy --target host --loss hinge", 2, r"'hinge' is not one of 'cross-entropy', 'mse'"),
         ("deploy --target host --schedule exponential", 2, r"'exponential' is not one of"),
         ("memory --batch 0", 1, r"batch is 0"),

@@ -13,7 +13,7 @@ from test_cli import check_refusal, run
 
 from tinyclf.architectures import ARCHITECTURES
 from tinyclf.errors import BadInput, Unsupported
-from tinyclf.jobs import NetworkFacts, deployability, memory_of, network_facts
+from tinyclf.jobs import NetworkFacts, memory_of, network_facts
 from tinyclf.lower import training_graph
 from tinyclf.models import build_model, fold_batchnorm, freeze, num_parameters
 from tinyclf.variants import Variant
@@ -78,7 +78,7 @@ def test_without_a_name_all_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("arch", ["mobilenet_wd4", "fdmobilenet_wd4", "dscnn", "squeezenet_v1_1", "efficientnet_b0"])
-def test_deployability_says_what_lowering_says(arch: str) -> None:
+def test_the_obstacle_is_what_lowering_says(arch: str) -> None:
     model = build_model(arch, num_classes=2, size=32)
     freeze(model, Variant("LP"))
     expected = ""
@@ -86,13 +86,13 @@ def test_deployability_says_what_lowering_says(arch: str) -> None:
         training_graph(fold_batchnorm(model), input_shape=(3, 32, 32), learning_rate=0.01)
     except Unsupported as error:
         expected = str(error)
-    found = deployability(arch, size=32, num_classes=2)
+    found = network_facts(arch, size=32, num_classes=2).obstacle
     assert re.sub("0x[0-9a-f]+", "", found) == re.sub("0x[0-9a-f]+", "", expected)
 
 
 def test_dscnn_and_mobilenets_can_be_deployed() -> None:
     for arch in ("dscnn", "mobilenet_w1", "fdmobilenet_wd4"):
-        assert deployability(arch, size=32, num_classes=2) == ""
+        assert network_facts(arch, size=32, num_classes=2).obstacle == ""
     need = memory_of(Variant("FT", k=2), arch="dscnn", size=32, num_classes=2)
     assert need.num_folded == need.num_parameters - 64 * 9
 
@@ -159,6 +159,6 @@ def test_errors(arguments: str, code: int, message: str, tmp_path: Path, monkeyp
     check_refusal(run(*arguments.split()), code=code, message=message, folder=tmp_path)
 
 
-def test_deployability_of_what_cannot_be_built() -> None:
+def test_facts_of_what_cannot_be_built() -> None:
     with pytest.raises(BadInput, match="too small"):
-        deployability("dscnn", size=16, num_classes=2)
+        network_facts("dscnn", size=16, num_classes=2)

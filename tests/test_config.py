@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tinyclf.config import DEFAULTS, TrainConfig, change, config_from, from_dict, resolve, to_dict, to_yaml
+from tinyclf.config import DEFAULTS, TrainConfig, config_from, from_dict, resolve, to_dict, to_yaml
 from tinyclf.errors import BadInput
 from tinyclf.variants import VARIANTS, Variant
 
@@ -148,7 +149,7 @@ def test_architectures_that_do_not_go_together() -> None:
     config = config_from(overrides=["variant=LP", "arch=mobilenet_w1", "from_run=r"])
     with pytest.raises(BadInput, match="contradicts --from r, which holds mobilenet_wd4"):
         resolve(config, inherited_arch="mobilenet_wd4")
-    assert resolve(change(config, arch=None), inherited_arch="mobilenet_wd2").arch == "mobilenet_wd2"
+    assert resolve(replace(config, arch=None), inherited_arch="mobilenet_wd2").arch == "mobilenet_wd2"
 
 
 def test_it_needs_no_torch() -> None:

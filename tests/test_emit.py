@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 from tinyclf import targets
-from tinyclf.deploy import Job, emit_project, execute, make_program, write_project
+from tinyclf.deploy import Job, emit_project, execute, make_program, program_regions, write_project
 from tinyclf.emit import c_identifiers, emit, float_literal
 from tinyclf.errors import BadInput, DoesNotFit, ToolFailed
 from tinyclf.ir import Role
@@ -120,6 +122,70 @@ def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     write_project({"trace.json": b"[]", "new": b""}, tmp_path / "ours")
     assert sorted(p.name for p in (tmp_path / "ours").iterdir()) == ["new", "trace.json"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "ours"]  # nothing half written is left
+
+
+def test_an_old_project_stands_until_the_new_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "p"
+    write_project({"trace.json": b"[]", "old": b""}, out)
+
+    def fails(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_project({"trace.json": b"[]", "new": fails}, out)
+    removed, rename = [], Path.rename
+
+    def rename_once(self: Path, target: Path) -> Path:
+        if (self / "new").exists():
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename_once)
+    with pytest.raises(KeyboardInterrupt):
+        write_project({"trace.json": b"[]", "new": b""}, out)
+    assert sorted(p.name for p in out.iterdir()) == ["old", "trace.json"]
+    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr("shutil.rmtree", lambda path, **_: removed.append((out / "new").exists()))
+    write_project({"trace.json": b"[]", "new": lambda path: path.write_bytes(b"whole")}, out)
+    assert removed[0], "the old project is removed before the new one stands"
+    assert (out / "new").read_bytes() == b"whole"
+
+
+def test_cores_and_stacks_count_in_what_has_to_fit(tmp_path: Path) -> None:
+    qemu = find_target("qemu")
+    program = make_program(_job(Variant("LP")), qemu)
+    (ram,) = program_regions(program, qemu)
+    small = replace(qemu, regions=(replace(qemu.regions[0], num_bytes=ram.total),))
+    emit_project(_job(Variant("LP")), small, tmp_path / "p")
+    with pytest.raises(DoesNotFit, match=r"bytes of RAM .*stack 131,072"):
+        emit_project(_job(Variant("LP")), small, tmp_path / "q", num_cores=8)
+    assert not (tmp_path / "q").exists()
+
+
+@pytest.mark.target("host")
+def test_what_make_has_started_ends_with_it(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text("run:\n\tsleep 1000 & echo $$! > pid; wait\n")
+    with pytest.raises(ToolFailed, match="did not end within 2 s"):
+        targets.start(tmp_path, timeout_s=2)
+    pid = int((tmp_path / "pid").read_text())
+    for _ in range(100):  # the kernel may take a moment
+        status = Path(f"/proc/{pid}/stat")
+        if not status.exists() or status.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail("the process that make has started goes on")
+
+
+@pytest.mark.target("host")
+def test_numbers_of_64_bits_are_in_the_c(tmp_path: Path) -> None:
+    host = find_target("host")
+    emit_project(replace(_job(Variant("LP")), num_steps=2**63 - 1), host, tmp_path / "p")
+    assert "num_steps = 9223372036854775807u;" in (tmp_path / "p" / "src" / "main.c").read_text()
+    targets.build(tmp_path / "p", host)
+    records = np.array([0x7, 0, 0xFFFFFFFF, 0x1], dtype="<u4").tobytes()
+    (tmp_path / "p" / "build" / "results.bin").write_bytes(records)
+    assert [(i, step) for i, step, _ in targets.read_records(tmp_path / "p")] == [(7, 2**33 - 1)]
 
 
 def test_a_missing_tool_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from torch import nn
 
+from tinyclf.budget import bytes_needed, fitted, least_bytes, recomputed_within
 from tinyclf.errors import BadInput, DoesNotFit
-from tinyclf.feature_memory import KeptTensor, feature_memory
+from tinyclf.feature_memory import FeatureMemory, KeptTensor, feature_memory
 from tinyclf.ir import Graph, Phase
 from tinyclf.lower import training_graph
+from tinyclf.memory import plan_memory
 from tinyclf.models import build_model, fold_batchnorm, freeze
+from tinyclf.placement import lifetimes, max_live
+from tinyclf.targets import find_target
 from tinyclf.variants import Variant
 
 ROOT = Path(__file__).parent.parent
@@ -38,11 +43,8 @@ def test_what_crosses_into_the_last_layer() -> None:
     assert exact.num_bytes == 100 * (4 + 4 * 256)
 
 
-@pytest.mark.parametrize("k", [1, 2, 3])
-def test_nothing_behind_the_cut_reads_what_is_not_kept(k: int) -> None:
-    graph = _graph("mobilenetv2_wd4", Variant("FT", k=k))
-    memory = feature_memory(graph, kind="fp32", num_samples=1)
-    assert memory is not None
+def _check_reads(graph: Graph, memory: FeatureMemory) -> None:
+    """Assert that calls behind the frozen part read only what is kept or computed since, and that it is frozen."""
     known = {t.name for t in memory.tensors} | {"label"}
     for call in graph.calls[memory.num_frozen_calls :]:
         assert {n for n in call.reads if graph.by_name[n].role.value != "parameter"} <= known, call
@@ -50,6 +52,48 @@ def test_nothing_behind_the_cut_reads_what_is_not_kept(k: int) -> None:
     frozen = graph.calls[: memory.num_frozen_calls]
     assert all(c.phase is Phase.FORWARD for c in frozen)
     assert not any(graph.by_name[n].trained for c in frozen for n in c.reads)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_nothing_behind_the_cut_reads_what_is_not_kept(k: int) -> None:
+    graph = _graph("mobilenetv2_wd4", Variant("FT", k=k))
+    memory = feature_memory(graph, kind="fp32", num_samples=1)
+    assert memory is not None
+    _check_reads(graph, memory)
+
+
+@pytest.mark.parametrize(
+    ("arch", "k", "size"),
+    [("dscnn", 2, 32), ("mobilenet_wd4", 11, 96), ("mobilenetv2_wd4", 10, 64), ("resnet8", 2, 32)],
+)
+def test_recomputation_repeats_nothing_before_the_cut(arch: str, k: int, size: int) -> None:
+    graph = _graph(arch, Variant("FT", k=k), size)
+    memory = feature_memory(graph, kind="fp32", num_samples=20)
+    assert memory is not None
+    recomputed = fitted(graph, target=None, num_samples=None, features=memory)
+    assert len(recomputed.calls) > len(graph.calls), "nothing is repeated"
+    assert recomputed.calls[: memory.num_frozen_calls] == graph.calls[: memory.num_frozen_calls]
+    _check_reads(recomputed, memory)
+    assert max_live(lifetimes(recomputed)) < max_live(lifetimes(graph))
+
+
+def test_kept_features_count_in_what_recomputation_has_to_fit() -> None:
+    pulp = replace(find_target("pulp"), l1_bytes=None)
+    graph = _graph("mobilenet_wd4", Variant("FT", k=11), 96)
+    memory = feature_memory(graph, kind="fp32", num_samples=1)
+    assert memory is not None
+    plain = bytes_needed(graph, plan_memory(graph), target=pulp, num_samples=None, features=memory)
+    least, _ = least_bytes(graph, target=pulp, num_samples=None, features=memory)
+    budget = (plain + least) // 2
+    found = recomputed_within(graph, budget, target=pulp, num_samples=None, features=memory)
+    assert found is not None
+    needed = bytes_needed(found, plan_memory(found), target=pulp, num_samples=None, features=memory)
+    without = bytes_needed(found, plan_memory(found), target=pulp, num_samples=None)
+    assert needed - without == memory.num_bytes
+    assert needed <= budget
+    many = replace(memory, num_samples=100)
+    with pytest.raises(DoesNotFit, match=r"of them [\d,]+ for kept features, .*: try fewer --samples, no --cache or"):
+        fitted(graph, target=pulp, num_samples=None, features=many)
 
 
 def test_refusals() -> None:

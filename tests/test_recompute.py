@@ -13,7 +13,7 @@ from conftest import on_targets
 from tinyclf import targets
 from tinyclf.deploy import write_project
 from tinyclf.emit import Program, emit
-from tinyclf.ir import Graph, Phase
+from tinyclf.ir import Call, Graph, Phase
 from tinyclf.lower import training_graph
 from tinyclf.memory import check_plan, plan_memory
 from tinyclf.models import build_model, calibrate_batchnorm, fold_batchnorm, freeze
@@ -72,13 +72,20 @@ def test_a_repeat_that_reads_an_updated_weight_is_seen() -> None:
     graph = _graph()
     cuts = boundaries(graph)
     result = recompute(graph, [Segment(cuts[2], cuts[5])])
-    (first, *_) = [i for i, c in enumerate(result.calls) if c.kernel.endswith("fw_cl") and c.phase is Phase.BACKWARD]
-    calls = list(result.calls)
-    node = calls[first].node
-    update = next(i for i, c in enumerate(calls) if c.node == f"{node}.sgd")
-    calls.insert(first, calls.pop(update))
-    with pytest.raises((AssertionError, KeyError)):
-        check_recomputed(graph, replace(result, calls=tuple(calls)))
+    repeats = [i for i, c in enumerate(result.calls) if c.kernel.endswith("fw_cl") and c.phase is Phase.BACKWARD]
+    first, behind = repeats[0], repeats[-1] + 1
+    assert repeats == list(range(first, behind))
+    (weight,) = (n for n in result.calls[first].reads if n.endswith(".weight"))
+    update = replace(graph.calls[-1], reads=(weight, "loss"), writes=(weight,))
+
+    def updated_before(graph: Graph, call: Call) -> Graph:
+        at = graph.calls.index(call)
+        return replace(graph, calls=(*graph.calls[:at], update, *graph.calls[at:]))
+
+    plain = updated_before(graph, result.calls[behind])
+    check_recomputed(plain, updated_before(result, result.calls[behind]))
+    with pytest.raises(AssertionError, match="recomputation changes a value"):
+        check_recomputed(plain, updated_before(result, result.calls[first]))
 
 
 def test_a_repeat_that_damages_what_is_kept_is_seen() -> None:

@@ -16,7 +16,7 @@ class Architecture:
 
     pytorchcv builds it under the row's name or, where `ours` is set, the function of that name in `tiny_nets`. `paper`
     is its number at arXiv. `published`: pytorchcv offers weights trained on ImageNet. Whether it can be deployed stands
-    nowhere here: `jobs.deployability` finds out by lowering it.
+    nowhere here: `jobs.network_facts` finds out by lowering it.
     """
 
     family: str

@@ -159,13 +159,6 @@ def config_from(
     return from_dict(given)
 
 
-def change(config: TrainConfig, **values: Any) -> TrainConfig:
-    """Return `config` with some values replaced; they are checked as those of a file are."""
-    changed = replace(config, **{key: _convert(key, value) for key, value in values.items()})
-    check(changed)
-    return changed
-
-
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = _parse(file.read_text(), where=str(file))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,13 @@ from tinyclf import golden, targets
 from tinyclf.budget import fitted
 from tinyclf.emit import Program, emit
 from tinyclf.errors import BadInput, DoesNotFit
+from tinyclf.feature_memory import FeatureMemory
 from tinyclf.files import write_text
 from tinyclf.golden import Trajectory
 from tinyclf.ir import Graph
 from tinyclf.lower import training_graph
 from tinyclf.memory import MemoryPlan, plan_memory
-from tinyclf.regions import predict_regions
+from tinyclf.regions import RegionUse, predict_regions
 from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target
 from tinyclf.tile_plan import target_tiles
@@ -34,6 +35,11 @@ from tinyclf.verdicts import Verdict, judge
 TOLERANCE = 1e-4  # of every gradient, updated weight, logit and loss: float32 against double
 LOGIT_SCALE = 1.0  # softmax sees absolute differences of logits: an error counts relative to at least this
 LEAST_SCALE = 1e-30  # of all else: nearer to float32's smallest number, 1e-38, products lose their relative precision
+STEP_SOURCE = "requirement: float32 against PyTorch's float64, each step from the weights that the device had before it"
+FROZEN_SOURCE = "frozen channels keep every bit"
+
+
+Content = bytes | Callable[[Path], object]  # of a file: its bytes, or what writes them to a path
 
 
 @dataclass(frozen=True)
@@ -49,35 +55,54 @@ class Job:
     recompute: bool = False  # activations, where they would not fit the target; where all fits, as few bytes as can be
 
 
+class Step(Protocol):
+    """What a job of single steps and a training run say of a step alike."""
+
+    @property
+    def model(self) -> nn.Module:
+        """Return the model, BatchNorm folded."""
+
+    @property
+    def num_steps(self) -> int:
+        """Count steps, one sample each."""
+
+    @property
+    def recompute(self) -> bool:
+        """Tell whether activations are recomputed."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One value of one step against PyTorch; errors are those of `golden.relative_error`.
 
     `error` is that of the step by itself, from the weights that the device had before it. `run_error` is that of the
-    whole run up to here, from the weights that both had at the start: steps may amplify rounding.
+    whole run up to here, from the weights that both had at the start: steps may amplify rounding. `bound` is of both,
+    and `bound_from` says where it comes from.
     """
 
     name: str
     step: int
     error: float
     run_error: float
+    bound: float
+    bound_from: str
 
     @property
     def passed(self) -> bool:
         """Tell whether the step is right (a NaN is not)."""
-        return self.error <= TOLERANCE
+        return self.error <= self.bound
 
     @property
     def drifted(self) -> bool:
         """Tell whether the run has left PyTorch's, though the step may be right."""
-        return not self.run_error <= TOLERANCE
+        return not self.run_error <= self.bound
 
     @property
     def verdict(self) -> Verdict:
-        """Return what both errors come to, with `TOLERANCE` as the bound."""
+        """Return what both errors come to."""
         if self.passed and self.drifted:
             return Verdict.DRIFT
-        return judge(max(self.error, self.run_error) if self.passed else self.error, bound=TOLERANCE)
+        return judge(max(self.error, self.run_error) if self.passed else self.error, bound=self.bound)
 
 
 @dataclass(frozen=True)
@@ -120,7 +145,6 @@ class Report:
             "num_cores": self.num_cores,
             "passed": self.passed,
             "drifted": self.drifted,
-            "tolerance": TOLERANCE,
             "losses": [{"target": finite(a), "pytorch": finite(b)} for a, b in self.losses],
             "cycles": self.cycles,
             "relu_ties": self.num_ties,
@@ -130,6 +154,8 @@ class Report:
                     "step": c.step,
                     "error": finite(c.error),
                     "run_error": finite(c.run_error),
+                    "bound": c.bound,
+                    "bound_from": c.bound_from,
                     "verdict": c.verdict.value,
                 }
                 for c in self.comparisons
@@ -137,7 +163,9 @@ class Report:
         }
 
 
-def make_program(job: Job, target: Target | None = None, *, upstream: Upstream | None = None) -> Program:
+def make_program(
+    job: Job, target: Target | None = None, *, num_cores: int | None = None, upstream: Upstream | None = None
+) -> Program:
     """Lower and plan a job for `target`: it says how much memory there is, to recompute activations and for tiles.
 
     With `upstream`, for that checkout's kernels where they are right, which compute where the tensors lie.
@@ -146,24 +174,47 @@ def make_program(job: Job, target: Target | None = None, *, upstream: Upstream |
         DoesNotFit: not even with recomputation, or a call's smallest tile is larger than L1.
     """
     _, channels, height, width = job.samples.shape
-    graph = training_graph(job.model, input_shape=(channels, height, width), rule=job.rule)
+    program = plan_program(
+        training_graph(job.model, input_shape=(channels, height, width), rule=job.rule),
+        job,
+        target=target,
+        num_cores=num_cores,
+        num_samples=len(job.samples),
+        upstream=upstream,
+        is_traced=True,
+    )
+    return replace(program, samples=job.samples, labels=job.labels)
+
+
+def plan_program(
+    graph: Graph,
+    job: Step,
+    *,
+    target: Target | None,
+    num_cores: int | None,
+    num_samples: int | None,
+    features: FeatureMemory | None = None,
+    upstream: Upstream | None = None,
+    is_traced: bool = False,
+) -> Program:
+    """Return the program of a job's step: with activations recomputed if the job says so, planned and cut into tiles.
+
+    `num_samples` None: they are streamed, and `features` of them may be kept. The program has no samples yet.
+
+    Raises:
+        DoesNotFit: see `make_program`.
+    """
+    if upstream and target:
+        target = replace(target, l1_bytes=None)  # its kernels compute where the tensors lie
     if job.recompute:
-        graph = fitted(graph, target=target, num_samples=len(job.samples))
+        graph = fitted(graph, target=target, num_samples=num_samples, features=features, num_cores=num_cores)
     linkage = None
     if upstream:
         graph, linkage = link(graph, upstream)
-    plan, traced = plan_memory(graph), traced_tensors(graph)
-    return Program(
-        graph=graph,
-        plan=plan,
-        values={name: p.detach().numpy() for name, p in job.model.named_parameters()},
-        samples=job.samples,
-        labels=job.labels,
-        num_steps=job.num_steps,
-        traced=traced,
-        linkage=linkage,
-        tiles=None if upstream else target_tiles(graph, plan, target, traced=traced),
-    )
+    plan, traced = plan_memory(graph), traced_tensors(graph) if is_traced else frozenset()
+    values = {name: p.detach().numpy() for name, p in job.model.named_parameters()}
+    tiles = target_tiles(graph, plan, target, traced=traced)
+    return Program(graph, plan, values, None, None, job.num_steps, traced, linkage=linkage, tiles=tiles)
 
 
 def num_fitting_samples(graph: Graph, plan: MemoryPlan, target: Target) -> int:
@@ -173,16 +224,26 @@ def num_fitting_samples(graph: Graph, plan: MemoryPlan, target: Target) -> int:
     return (target.memory_bytes - none) // (one - none)
 
 
-def require_fit(program: Program, target: Target) -> None:
-    """Raise DoesNotFit if what a program needs is more than a region of `target` has."""
-    num_samples = None if program.training else 0 if program.samples is None else len(program.samples)
+def program_regions(program: Program, target: Target, *, num_cores: int | None = None) -> tuple[RegionUse, ...]:
+    """Return what each region of `target` will hold of a program as it is emitted: with its tiles, if it has any."""
     features = program.training.features if program.training else None
-    kept = features.num_bytes if features else 0
-    for region in predict_regions(
-        target, program.graph, program.plan, num_samples=num_samples, kept_features_bytes=kept
-    ):
+    return predict_regions(
+        target if program.tiles else replace(target, l1_bytes=None),
+        program.graph,
+        program.plan,
+        num_samples=None if program.training else 0 if program.samples is None else len(program.samples),
+        num_cores=num_cores,
+        kept_features_bytes=features.num_bytes if features else 0,
+    )
+
+
+def require_fit(program: Program, target: Target, *, num_cores: int | None = None) -> None:
+    """Raise DoesNotFit if what a program needs is more than a region of `target` has."""
+    features = program.training.features if program.training else None
+    num_samples = 0 if program.samples is None else len(program.samples)
+    for region in program_regions(program, target, num_cores=num_cores):
         if region.num_bytes is not None and region.total > region.num_bytes:
-            fewer = "fewer --samples, " if features or (num_samples and num_samples > 1) else ""
+            fewer = "fewer --samples, " if features or num_samples > 1 else ""
             less = "no --cache or --cache int8" if features else "--recompute"
             raise DoesNotFit(
                 f"training needs {region.total:,} bytes of {region.name} ({region.summary}), target {target.name} has "
@@ -190,10 +251,10 @@ def require_fit(program: Program, target: Target) -> None:
             )
 
 
-def write_project(files: dict[str, bytes], out: Path) -> None:
+def write_project(files: Mapping[str, Content], out: Path) -> None:
     """Write a project to the folder `out`; one that an earlier call wrote is replaced, anything else is refused.
 
-    The files are written beside `out` and renamed at the end.
+    The files are written beside `out` and renamed at the end; an old project is deleted when the new one stands.
     """
     if out.exists() and not (out / "trace.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out} exists and is not a project that tinyclf wrote: choose another --out")
@@ -204,14 +265,28 @@ def write_project(files: dict[str, bytes], out: Path) -> None:
         for name, content in files.items():
             path = fresh / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        if out.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-            os.replace(out, old)
-            shutil.rmtree(old)
-        os.replace(fresh, out)
+            if isinstance(content, bytes):
+                path.write_bytes(content)
+            else:
+                content(path)
+        _put_in_place(fresh, out)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _put_in_place(fresh: Path, out: Path) -> None:
+    """Rename `fresh` to `out`; what stood there is gone only when that is done."""
+    if not out.exists():
+        fresh.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    out.rename(old)
+    try:
+        fresh.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def emit_project(
@@ -224,8 +299,8 @@ def emit_project(
         Unsupported: a layer cannot be lowered.
         BadInput: `out` holds something else.
     """
-    program = make_program(job, target, upstream=upstream)
-    require_fit(program, target)
+    program = make_program(job, target, num_cores=num_cores, upstream=upstream)
+    require_fit(program, target, num_cores=num_cores)
     write_project(emit(program, target=target, num_cores=num_cores or target.num_cores, command=job.command), out)
     return program
 
@@ -247,7 +322,7 @@ def execute(job: Job, program: Program, target: Target, project: Path, *variable
     device, frozen = _without_frozen_channels(program, device)
     single, whole = (_golden(job, program, device, follow=follow) for follow in (True, False))
     comparisons = [
-        Comparison(name, step, _error(actual, name, value), _error(actual, name, in_run[name]))
+        Comparison(name, step, _error(actual, name, value), _error(actual, name, in_run[name]), TOLERANCE, STEP_SOURCE)
         for step, (actual, by_itself, in_run) in enumerate(zip(device, single.steps, whole.steps, strict=True))
         for name, value in by_itself.items()
     ]
@@ -280,7 +355,7 @@ def _without_frozen_channels(
         for name in limits.keys() & values.keys():
             kept, before = (np.ascontiguousarray(v[limits[name] :]) for v in (values[name], program.values[name]))
             error = 0.0 if kept.tobytes() == before.astype("<f4").tobytes() else float("inf")
-            comparisons.append(Comparison(f"{name}, frozen channels", step, error, error))
+            comparisons.append(Comparison(f"{name}, frozen channels", step, error, error, 0.0, FROZEN_SOURCE))
     trained = [{name: value[: limits.get(name)] for name, value in values.items()} for values in device]
     order = list(limits)
     comparisons.sort(key=lambda c: (c.step, order.index(c.name.removesuffix(", frozen channels"))))

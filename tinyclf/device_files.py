@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ _SAMPLES_HEADER = struct.Struct("<4sIIIIIQQQ12x")  # without its CRC
 _WEIGHTS_HEADER = struct.Struct("<4sIII")
 _LOG_ENTRY = np.dtype([("number", "<u8"), ("value", "<u4"), ("zero", "<u4"), ("cycles", "<u8")])
 _CRC_BYTES = 4
+MOST_BLOCKS = 2**16  # of a net, as a limit of what is believed
+_PIECE_BYTES = 4 << 20  # about so many are in memory at once
 
 # Codes of tcl_files.h, and what they mean to a user.
 REFUSALS = {
@@ -50,31 +53,79 @@ class Samples:
     test_labels: NDArray[np.int64]
 
 
-def samples_bytes(samples: Samples, *, num_classes: int) -> bytes:
-    """Return the samples file; the training samples come first."""
-    images = np.concatenate([samples.train_images, samples.test_images])
-    labels = np.concatenate([samples.train_labels, samples.test_labels])
-    assert np.isfinite(images).all()
-    assert ((labels >= 0) & (labels < num_classes)).all()
-    num, *shape = images.shape
-    records = np.zeros(num, dtype=[("image", "<f4", shape), ("label", "<u4"), ("crc", "<u4")])
-    records["image"], records["label"] = images, labels
-    for record in records:
-        record["crc"] = zlib.crc32(record.tobytes()[:-_CRC_BYTES])
-    body = records.tobytes()
-    counts = len(samples.train_images), len(samples.test_images)
-    identity = number_of(body, *counts)
-    header = _SAMPLES_HEADER.pack(SAMPLES_MAGIC, VERSION, *shape, num_classes, *counts, identity)
-    return header + struct.pack("<I", zlib.crc32(header)) + body
+def sample_bytes(shape: Sequence[int]) -> int:
+    """Return the bytes that a sample takes in the file: image (C, H, W), class and CRC."""
+    return 4 * math.prod(shape) + 4 + _CRC_BYTES
+
+
+def samples_file_bytes(num: int, shape: Sequence[int]) -> int:
+    """Return the size of a samples file of `num` images of `shape`."""
+    return _SAMPLES_HEADER.size + _CRC_BYTES + num * sample_bytes(shape)
+
+
+@dataclass(frozen=True)
+class SamplesFile:
+    """The samples file; the training samples come first. It may be large: it is made a piece at a time."""
+
+    samples: Samples
+    num_classes: int
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the file from its beginning."""
+        s = self.samples
+        digest = hashlib.sha256()  # as `number_of` has it
+        shape, counts = s.train_images.shape[1:], (len(s.train_images), len(s.test_images))
+        body_bytes = sum(counts) * sample_bytes(shape)
+        digest.update(struct.pack("<Q", body_bytes))
+        for piece in self._body():
+            digest.update(piece)
+        for count in counts:
+            digest.update(_number_part(count))
+        identity = int.from_bytes(digest.digest()[:8], "little")
+        header = _SAMPLES_HEADER.pack(SAMPLES_MAGIC, VERSION, *shape, self.num_classes, *counts, identity)
+        yield header + struct.pack("<I", zlib.crc32(header))
+        yield from self._body()
+
+    def _body(self) -> Iterator[bytes]:
+        s = self.samples
+        shape = s.train_images.shape[1:]
+        record = np.dtype([("image", "<f4", shape), ("label", "<u4"), ("crc", "<u4")])
+        at_once = max(_PIECE_BYTES // record.itemsize, 1)
+        for images, labels in ((s.train_images, s.train_labels), (s.test_images, s.test_labels)):
+            for first in range(0, len(images), at_once):
+                part = slice(first, first + at_once)
+                records = np.zeros(len(images[part]), dtype=record)
+                records["image"], records["label"] = images[part], labels[part]
+                assert np.isfinite(records["image"]).all()
+                assert ((labels[part] >= 0) & (labels[part] < self.num_classes)).all()
+                for one in records:
+                    one["crc"] = zlib.crc32(one.tobytes()[:-_CRC_BYTES])
+                yield records.tobytes()
+
+    def write(self, path: Path) -> None:
+        """Write it to `path`."""
+        with path.open("wb") as file:
+            file.writelines(self.pieces())
+
+    def is_in(self, path: Path) -> bool:
+        """Tell whether `path` holds it, and nothing else."""
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return all(file.read(len(piece)) == piece for piece in self.pieces()) and not file.read(1)
 
 
 def number_of(*parts: bytes | str | int) -> int:
     """Return a number of 64 bits that names `parts`: the first bytes of their SHA-256, each with its length."""
     digest = hashlib.sha256()
     for part in parts:
-        content = part if isinstance(part, bytes) else str(part).encode()
-        digest.update(struct.pack("<Q", len(content)) + content)
+        digest.update(_number_part(part))
     return int.from_bytes(digest.digest()[:8], "little")
+
+
+def _number_part(part: bytes | str | int) -> bytes:
+    content = part if isinstance(part, bytes) else str(part).encode()
+    return struct.pack("<Q", len(content)) + content
 
 
 # --- order ------------------------------------------------------------------------------------------------------------
@@ -187,10 +238,9 @@ def read_weights(path: Path) -> tuple[WeightsHeader, dict[str, NDArray[np.float3
         header.trained  # noqa: B018 - it checks what was trained
         block = content[start : start + num_bytes]
         values = {
-            t.name: np.frombuffer(block, "<f4", int(np.prod(t.shape)), t.offset).reshape(t.shape)
-            for t in header.tensors
+            t.name: np.frombuffer(block, "<f4", math.prod(t.shape), t.offset).reshape(t.shape) for t in header.tensors
         }
-    except (ValueError, LookupError, TypeError, AttributeError, BadInput) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, BadInput) as error:
         raise BadInput(f"{path}: its header makes no sense ({type(error).__name__})") from error
     if not all(np.isfinite(value).all() for value in values.values()):
         raise BadInput(f"{path}: holds weights that are no numbers: the training has diverged, try a smaller --lr")
@@ -198,15 +248,26 @@ def read_weights(path: Path) -> tuple[WeightsHeader, dict[str, NDArray[np.float3
 
 
 def _parse_about(about: dict[str, Any], num_bytes: int) -> WeightsHeader:
+    """Return what the description says; anything but what `WeightsHeader.to_bytes` writes raises ValueError or so."""
+
+    def count(value: Any, most: int = num_bytes) -> int:
+        if type(value) is not int or not 0 <= value <= most:
+            raise ValueError("no count, or one too large")
+        return value
+
     tensors = tuple(
-        TrainedTensor(str(t["name"]), tuple(int(n) for n in t["shape"]), int(t["offset"])) for t in about["tensors"]
+        TrainedTensor(str(t["name"]), tuple(count(n) for n in t["shape"]), count(t["offset"])) for t in about["tensors"]
     )
+    if len({t.name for t in tensors}) != len(tensors):
+        raise ValueError("a tensor stands there twice")
+    if not all(t.shape and 0 < 4 * math.prod(t.shape) <= num_bytes - t.offset for t in tensors):
+        raise ValueError("a tensor is empty, or ends behind the weights")
     net, source = int(about["net"], 16), int(about["source"], 16)
     return WeightsHeader(
         net=net,
         source=source,
         variant=str(about["variant"]),
-        k=int(about["k"]),
+        k=count(about["k"], MOST_BLOCKS),
         tensors=tensors,
         num_bytes=num_bytes,
         layers=tuple(str(glob) for glob in about.get("layers", ())),

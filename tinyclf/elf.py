@@ -44,7 +44,7 @@ def read_elf(file: Path) -> Elf:
         raise BadInput(f"{file}: not a little-endian ELF file")
     try:
         return _read(data, is_64=data[4] == 2)
-    except (struct.error, IndexError, ValueError) as error:
+    except (struct.error, IndexError, ValueError, OverflowError) as error:
         raise BadInput(f"{file}: the ELF file is cut or damaged ({error})") from error
 
 

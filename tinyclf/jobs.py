@@ -13,12 +13,9 @@ from torch import nn
 
 from tinyclf.architectures import ARCHITECTURES
 from tinyclf.budget import fitted
-from tinyclf.data import open_dataset
-from tinyclf.data.sampling import epoch_order
 from tinyclf.deploy import Job, emit_project, num_fitting_samples
 from tinyclf.elf import read_elf
 from tinyclf.errors import BadInput, Unsupported
-from tinyclf.evaluate import check_classes
 from tinyclf.ir import Graph
 from tinyclf.lower import training_graph
 from tinyclf.memory import MemoryPlan, MemoryReport, plan_memory, report
@@ -36,37 +33,18 @@ from tinyclf.models import (
 from tinyclf.recompute import num_macs as num_step_macs
 from tinyclf.regions import RegionUse, linked_regions
 from tinyclf.rules import UpdateRule
-from tinyclf.runs import load_run
+from tinyclf.starts import Request, check_request, start_of
 from tinyclf.targets import ELF, Target, build, l1_option, require_tools
-from tinyclf.update_options import DEFAULT_RATE, UpdateOptions, options_text
+from tinyclf.update_options import DEFAULT_RATE, options_text
 from tinyclf.variants import Variant
 
+MOST_STEPS = 2**63 - 1
 DEFAULT_SAMPLES = 4
 NUM_CALIBRATION_IMAGES = 16
 
 
 # Model (BatchNorm not folded), what is trained, images (N, C, H, W), labels (N,), the command that asks for it.
 _Start = tuple[nn.Module, Variant, NDArray[np.float32], NDArray[np.int64], str]
-
-
-@dataclass(frozen=True)
-class Request(UpdateOptions):
-    """What a user asks to deploy. None: the default, which with `from_run` is the run's own.
-
-    Without `from_run` the weights, samples and labels are random, from `seed`; `size` is in pixels.
-    """
-
-    target: Target
-    variant: Variant | None
-    arch: str | None
-    size: int | None
-    num_classes: int | None
-    from_run: Path | None
-    data: Path | None
-    num_steps: int
-    num_samples: int | None
-    seed: int
-    recompute: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,17 +164,6 @@ def network_facts(arch: str, *, size: int, num_classes: int, small_input: bool =
     )
 
 
-def deployability(arch: str, *, size: int, num_classes: int, small_input: bool = False) -> str:
-    """Return why `arch` cannot be deployed, as `Unsupported` words it, or "" if it can: tried with variant LP.
-
-    Raises:
-        BadInput, Unsupported: it cannot be built, see `build_model`.
-    """
-    with torch.device("meta"):
-        model = build_model(arch, num_classes=num_classes, size=size, small_input=small_input)
-    return _lowered(model, size=size)[1]
-
-
 def _lowered(model: nn.Module, *, size: int) -> tuple[nn.Module, str]:
     """Fold `model` and lower its LP step; return what was lowered, unfolded where folding fails, and the obstacle."""
     try:
@@ -231,6 +198,7 @@ def make_job(request: Request) -> Job:
 
     Raises:
         BadInput: options that do not go together, or a run or dataset that cannot be read.
+        Unsupported: the run was trained on several labels per image.
     """
     _check(request)
     if request.from_run:
@@ -264,29 +232,22 @@ def _rule(request: Request, variant: Variant) -> UpdateRule:
 
 
 def _check(request: Request) -> None:
-    if request.num_steps < 1 or (request.num_samples is not None and request.num_samples < 1):
-        raise BadInput("--steps and --samples must be at least 1")
+    if not 1 <= request.num_steps <= MOST_STEPS:
+        raise BadInput("--steps must be in 1 .. 2^63 - 1")
+    check_request(request)
     _rule(request, request.variant or Variant("LP"))
-    if request.from_run and (request.arch or request.size or request.num_classes):
-        raise BadInput("--from RUN already says architecture, size and classes: leave out --arch, --size and --classes")
     if request.data and not request.from_run:
         raise BadInput("--data needs --from RUN: a net with random weights is deployed on random samples")
 
 
 def _from_run(request: Request, run: Path) -> _Start:
     """Return the run's model and the first samples of its training split, shuffled by the seed."""
-    model, config = load_run(run)
-    variant = request.variant or config.variant
-    freeze(model, variant)
-    dataset = open_dataset(request.data or config.data)
-    if config.multi_label:
-        raise Unsupported(f"{run}: was trained on several labels per image, the device trains on one class")
-    check_classes(config, dataset.classes, multi_label=dataset.multi_label, run_name=run, data_name=dataset.path)
-    split = dataset.split(dataset.training_split)
-    order = epoch_order(len(split), seed=request.seed, epoch=0)[: _most_samples(request)]
-    images = replace(config.preprocessing, stored=dataset.size).apply(split.gather(order)).contiguous().numpy()
-    command = f"tinyclf deploy --target {request.target.name} --from {run.name} {variant.options}"
-    return model, variant, images, split.labels[order], command
+    start = start_of(run, request)
+    training = start.training
+    num = request.num_samples or min(_usual_samples(request), len(training))
+    images, labels = start.take(training, num, option="--samples", seed=request.seed)
+    command = f"tinyclf deploy --target {request.target.name} --from {run.name} {start.variant.options}"
+    return start.model, start.variant, images, labels, command
 
 
 def _random(request: Request) -> _Start:
@@ -297,7 +258,7 @@ def _random(request: Request) -> _Start:
     freeze(model, variant)
     rng = np.random.default_rng(request.seed)
     calibrate_batchnorm(model, torch.from_numpy(_random_images(rng, NUM_CALIBRATION_IMAGES, size)))
-    images = _random_images(rng, _most_samples(request), size)
+    images = _random_images(rng, request.num_samples or _usual_samples(request), size)
     labels = rng.integers(0, num_classes, len(images))
     command = (
         f"tinyclf deploy --target {request.target.name} {variant.options} --arch {arch} --size {size} "
@@ -310,8 +271,9 @@ def _random_images(rng: np.random.Generator, num: int, size: int) -> NDArray[np.
     return rng.standard_normal((num, 3, size, size)).astype(np.float32)
 
 
-def _most_samples(request: Request) -> int:
-    return request.num_samples or min(request.num_steps, DEFAULT_SAMPLES)
+def _usual_samples(request: Request) -> int:
+    """Return how many samples there are where the user says nothing, if so many fit."""
+    return min(request.num_steps, DEFAULT_SAMPLES)
 
 
 def _num_samples(request: Request, model: nn.Module, images: NDArray[np.float32], rule: UpdateRule) -> int:

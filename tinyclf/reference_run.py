@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +23,15 @@ BATCH = 64
 class ReferenceRun:
     """What a run comes to: test images called right before and after, loss of each step, trained parameters.
 
-    `worst_feature`: how far the device's quantised features are from what they should be, where there are such.
+    `classes_after`: what each test image is called after (M,). `worst_feature`: how far the device's quantised
+    features are from what they should be, where there are such.
     """
 
     right_before: int
     right_after: int
     losses: NDArray[np.float64]
     weights: dict[str, NDArray[np.float64]]
+    classes_after: NDArray[np.int64]
     worst_feature: float = 0.0
 
 
@@ -63,7 +64,7 @@ def training_run(
     features = quantized(model) if quantized else None
     losses = []
     with _one_thread():
-        before = _num_right(model, *test, dtype=dtype)
+        before = _classes(model, test[0], dtype=dtype)
         for i in order:
             image = torch.from_numpy(images[i : i + 1]).to(dtype)
             logits = (features.logits(i, image) if features else model(image))[0]
@@ -75,9 +76,10 @@ def training_run(
             trained.take_gradients()
             update.take()
             losses.append(loss.item())
-        after = _num_right(model, *test, dtype=dtype)
+        after = _classes(model, test[0], dtype=dtype)
     weights = {name: p.detach().double().numpy() for name, p in trained.parts.items()}
-    return ReferenceRun(before, after, np.array(losses), weights, features.worst if features else 0.0)
+    right = tuple(int((classes == test[1]).sum()) for classes in (before, after))
+    return ReferenceRun(*right, np.array(losses), weights, after, features.worst if features else 0.0)
 
 
 @contextmanager
@@ -91,11 +93,10 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _num_right(model: nn.Module, images: NDArray[np.float32], labels: NDArray[Any], *, dtype: torch.dtype) -> int:
-    num = 0
+def _classes(model: nn.Module, images: NDArray[np.float32], *, dtype: torch.dtype) -> NDArray[np.int64]:
+    """Return what `model` calls each image (M,)."""
+    called = [np.zeros(0, dtype=np.int64)]
     with torch.inference_mode():
         for first in range(0, len(images), BATCH):
-            part = slice(first, first + BATCH)
-            called = model(torch.from_numpy(images[part]).to(dtype)).argmax(1).numpy()
-            num += int((called == labels[part]).sum())
-    return num
+            called.append(model(torch.from_numpy(images[first : first + BATCH]).to(dtype)).argmax(1).numpy())
+    return np.concatenate(called)

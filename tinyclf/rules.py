@@ -12,6 +12,9 @@ OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("constant", "step", "cosine")
 LOSSES = ("cross_entropy", "mse")
 
+# The C computes in float32: its normal numbers, and what it rounds to 1.
+LEAST_FLOAT, MOST_FLOAT, ONE_IN_FLOAT = 2.0**-126, (2 - 2.0**-23) * 2.0**127, 1 - 2.0**-25
+NUMBERS = ("learning_rate", "weight_decay", "momentum", "beta1", "beta2", "epsilon", "gamma", "clip")
 MOST = 2**31 - 1  # of a batch, an int in C, and of the updates in an option
 
 
@@ -67,6 +70,12 @@ class UpdateRule:
                 raise BadInput(f"{name} is {getattr(self, name):g}: give a number above 0")
         if not 0 <= self.clip < inf:
             raise BadInput(f"clip is {self.clip:g}: give the largest norm of the gradient, or 0 for no limit")
+        for name in NUMBERS:
+            value = getattr(self, name)
+            if value and not LEAST_FLOAT <= value <= MOST_FLOAT:
+                raise BadInput(f"{name} is {value:g}: the device computes in float32, from 1.18e-38 to 3.4e+38")
+        if self.momentum >= ONE_IN_FLOAT:
+            raise BadInput(f"momentum is {self.momentum!r}: float32 makes 1 of that, give less")
         self._check_counts()
 
     def _check_counts(self) -> None:

@@ -50,14 +50,19 @@ class _Path:
 
 
 class SegmentSearch:
-    """The choices of one training step; `cheapest` picks among them."""
+    """The choices of one training step; `cheapest` picks among them.
 
-    def __init__(self, graph: Graph) -> None:
+    The first `num_frozen_calls` calls are never repeated: later epochs may leave them out, see feature_memory.py.
+    """
+
+    def __init__(self, graph: Graph, *, num_frozen_calls: int = 0) -> None:
         self.graph = graph
-        self._cuts = boundaries(graph)
+        self._cuts = tuple(cut for cut in boundaries(graph) if cut >= num_frozen_calls)
 
     def cheapest(self, live_bytes: int) -> Graph | None:
         """Return the step that recomputes the fewest MACs with at most `live_bytes` live at once; None if none can."""
+        if self._plain.live_before(self._cuts[0]) > live_bytes:
+            return None  # no choice changes that
         limit = live_bytes
         while path := self._cheapest_path(limit):
             graph = recompute(self.graph, path.segments)
@@ -82,7 +87,7 @@ class SegmentSearch:
     def _cheapest_path(self, limit: int) -> _Path | None:
         """Return the cheapest choices from the first cut to the last; what is live with them stays within `limit`."""
         fronts: dict[int, list[_Path]] = {cut: [] for cut in self._cuts}
-        fronts[self._cuts[0]] = [_Path(0, 0, ())]
+        fronts[self._cuts[0]] = [_Path(self._kept_before, 0, ())]
         for cut, following in pairwise(self._cuts):
             for choice in self._choices[cut]:
                 for path in fronts[cut]:
@@ -101,18 +106,27 @@ class SegmentSearch:
         When it is repeated all behind it is done, so that what fits as a step of its own fits there.
         """
         whole = [c for c in self._choices[self._cuts[0]] if c.recomputed and c.segment.stop == stop]
-        if not whole or not front or whole[0].live_forward > limit:
+        if not whole or not front or self._kept_before + whole[0].live_forward > limit:
             return []
         best = min(front, key=lambda path: path.macs)
         segment = Segment(self._cuts[0], stop, best.segments)
-        return [_Path(whole[0].kept, whole[0].macs + best.macs, (segment,))]
+        return [_Path(self._kept_before + whole[0].kept, whole[0].macs + best.macs, (segment,))]
+
+    @cached_property
+    def _plain(self) -> _Profile:
+        return _Profile(self.graph)
+
+    @cached_property
+    def _kept_before(self) -> int:
+        """Return the bytes that calls before the first cut keep for the backward pass, whatever is chosen."""
+        return self._plain.kept_before(self._cuts[0])
 
     @cached_property
     def _choices(self) -> dict[int, list[_Choice]]:
         """Return the choices that begin at each cut: the next layer kept, or some layers recomputed."""
         base = num_macs(self.graph)
         found: dict[int, list[_Choice]] = {}
-        plain = _Profile(self.graph)
+        plain = self._plain
         for i, first in enumerate(self._cuts[:-1]):
             own = Segment(first, self._cuts[i + 1])
             found[first] = [plain.choice(own, plain, recomputed=False, macs=0)]
@@ -157,13 +171,17 @@ class _Profile:
         return _Choice(
             segment=segment,
             recomputed=recomputed,
-            kept=self._at_loss(segment.stop) - plain._at_loss(segment.first),
+            kept=self.kept_before(segment.stop) - plain.kept_before(segment.first),
             live=max(n for n, at in zip(live, self._position, strict=True) if segment.first <= at < segment.stop),
             live_forward=max(live[segment.first : segment.stop]),
             macs=macs,
         )
 
-    def _at_loss(self, stop: int) -> int:
+    def live_before(self, stop: int) -> int:
+        """Return the most bytes live in the forward calls before `stop`; 0 if there is none."""
+        return max(self._live(Segment(0, stop))[:stop], default=0)
+
+    def kept_before(self, stop: int) -> int:
         """Return the bytes live at the loss that forward calls before `stop` wrote."""
         spans = [s for s in self._spans if s.first <= self._loss < s.stop]
         return sum(s.tensor.num_bytes for s in spans if self._writer.get(s.tensor.name, stop) < stop)

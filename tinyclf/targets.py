@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -28,6 +31,7 @@ L1_ALIGNMENT = 16  # bytes
 ELF = Path("build/tinyclf.elf")  # of an emitted project
 TILE_TABLE = "tiles.json"  # of a target's folder
 RECORD_CYCLES, RECORD_END, RECORD_REFUSED, RECORD_RESUMED, RECORD_CALL = -1, -2, -3, -4, -5  # ids of tcl_run.h
+RECORD_WORDS = 4  # before those of the record
 BUILD_TIMEOUT_S, RUN_TIMEOUT_S = 600, 1800
 
 
@@ -85,6 +89,7 @@ class Target:
     tools: dict[str, str]  # command -> what brings it
     files: dict[str, str]  # absolute path -> what brings it
     macs_per_cycle: float | None = None  # at most, on all cores; None: its clock is not the chip's
+    file_bytes: int | None = None  # the most of a file that its programs can read; None: as much as wanted
     tile_table: Path | None = None  # which tiles were measured to be best; None: those of the cost model
 
     @property
@@ -152,6 +157,7 @@ def find_targets() -> dict[str, Target]:
             tools=table.get("tools", {}),
             files=table.get("files", {}),
             macs_per_cycle=table.get("macs_per_cycle"),
+            file_bytes=table.get("file_bytes"),
             tile_table=file.with_name(TILE_TABLE) if file.with_name(TILE_TABLE).is_file() else None,
         )
     return found
@@ -247,16 +253,24 @@ def _make(project: Path, *arguments: str, timeout: int) -> str:
         ToolFailed: it failed or did not end; the message holds the last lines of its output.
     """
     command = ["make", "--no-print-directory", *arguments]
-    try:
-        done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=timeout, check=False)
+    pipe = subprocess.PIPE
+    try:  # in a group of its own, so that what make has started can be ended with it
+        process = subprocess.Popen(command, cwd=project, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
     except FileNotFoundError as error:
         raise ToolFailed("make is not installed (Debian package: make)") from error
-    except subprocess.TimeoutExpired as error:
-        raise ToolFailed(f"'{' '.join(command)}' in {project} did not end within {timeout} s") from error
-    if done.returncode != 0:
-        last = (done.stdout + done.stderr).strip().splitlines()[-12:]
+    with process:
+        try:
+            printed, complained = process.communicate(timeout=timeout)
+        except BaseException as error:  # Ctrl-C does not reach the group
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise ToolFailed(f"'{' '.join(command)}' in {project} did not end within {timeout} s") from error
+            raise
+    if process.returncode != 0:
+        last = (printed + complained).strip().splitlines()[-12:]
         raise ToolFailed(f"'{' '.join(command)}' failed in {project}:\n  " + "\n  ".join(last))
-    return done.stdout
+    return printed
 
 
 def require_cores(target: Target, num_cores: int | None) -> None:
@@ -317,13 +331,15 @@ def read_records(project: Path) -> list[tuple[int, int, NDArray[np.int32]]]:
     words = np.fromfile(file, dtype="<i4") if file.is_file() else np.zeros(0, dtype=np.int32)
     records = []
     position = 0
-    while position + 3 <= len(words):
-        record, step, num_words = (int(w) for w in words[position : position + 3])
-        payload = words[position + 3 : position + 3 + max(num_words, 0)]
+    while position + RECORD_WORDS <= len(words):
+        record, num_words = (int(w) for w in words[position : position + 2])
+        step = int(words[position + 2 : position + RECORD_WORDS].view("<u8")[0])
+        position += RECORD_WORDS
+        payload = words[position : position + max(num_words, 0)]
         if num_words < 0 or len(payload) < num_words:
             break
         records.append((record, step, payload))
-        position += 3 + num_words
+        position += num_words
     return records
 
 
@@ -344,11 +360,14 @@ def read_results(project: Path) -> Results:
             return Results(tuple(steps), tuple(cycles))
         if record == RECORD_CALL:
             continue
-        if not RECORD_CYCLES <= record < len(traces):
-            break
-        if record == RECORD_CYCLES:
+        if record == RECORD_CYCLES and len(payload) == 2:
             cycles.append(int(payload.view("<u8")[0]))
             continue
+        if not 0 <= record < len(traces) or step not in (len(cycles), len(steps) - 1, len(steps)):
+            break
+        shape = traces[record]["shape"]
+        if len(payload) != math.prod(shape):
+            break
         steps.extend({} for _ in range(step + 1 - len(steps)))
-        steps[step][traces[record]["tensor"]] = payload.view("<f4").reshape(traces[record]["shape"])
+        steps[step][traces[record]["tensor"]] = payload.view("<f4").reshape(shape)
     raise ToolFailed(f"{file}: the results end early, after {len(cycles)} steps: the run did not complete")

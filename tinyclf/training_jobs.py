@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from tinyclf.data import Split, open_dataset
-from tinyclf.data.sampling import epoch_order
+from tinyclf.data import open_dataset
 from tinyclf.device_files import Samples, WeightsHeader, number_of, read_weights
-from tinyclf.device_run import TrainingJob, net_number
-from tinyclf.errors import BadInput, Unsupported
-from tinyclf.evaluate import check_classes, predict
+from tinyclf.device_run import TrainingJob, net_number, require_file
+from tinyclf.errors import BadInput
+from tinyclf.evaluate import predict
 from tinyclf.models import fold_batchnorm, freeze
 from tinyclf.rules import UpdateRule
 from tinyclf.runs import (
@@ -28,106 +25,92 @@ from tinyclf.runs import (
     write_checkpoint,
     write_config,
 )
-from tinyclf.targets import Target, l1_option
-from tinyclf.update_options import UpdateOptions, options_text
+from tinyclf.starts import MOST_64_BITS, Request, check_request, start_of
+from tinyclf.targets import l1_option
+from tinyclf.update_options import options_text
 from tinyclf.variants import Variant
 
-MOST_64_BITS = 2**64 - 1
+MOST_EPOCHS = 2**31 - 1  # with at most 2^32 - 1 samples each, steps are counted in 64 bits
 
 
 @dataclass(frozen=True)
-class TrainingRequest(UpdateOptions):
-    """What a user asks for. None: the default; of samples all, of the rest the run's own, or that of `jobs`."""
+class RunSettings:
+    """What a user asks of a training run beside its `Request`; `num_test` None: all test samples."""
 
-    target: Target
-    from_run: Path | None
-    variant: Variant | None
-    data: Path | None
-    num_samples: int | None
-    num_test: int | None
     num_epochs: int
+    num_test: int | None
     checkpoint_every: int
     cache: str
-    seed: int
-    recompute: bool = False
 
 
-def make_training_job(request: TrainingRequest) -> TrainingJob:
-    """Load the run, fold its BatchNorm, and take the samples.
+def make_training_job(request: Request, settings: RunSettings) -> TrainingJob:
+    """Load the run, fold its BatchNorm, and take the samples, by default all.
 
     Raises:
         BadInput: options that do not go together, or a run or dataset that cannot be read.
+        DoesNotFit: the samples make a file that the target cannot read.
         Unsupported: the run was trained on several labels per image.
     """
-    _check(request)
+    _check(request, settings)
     run = request.from_run
     if run is None:
         raise BadInput("--epochs needs --from RUN: a training run starts from a trained net")
-    model, config = load_run(run)
-    if config.multi_label:
-        raise Unsupported(f"{run}: was trained on several labels per image, the device trains on one class")
-    variant = request.variant or config.variant
-    freeze(model, variant)
-    dataset = open_dataset(request.data or config.data)
-    check_classes(config, dataset.classes, multi_label=dataset.multi_label, run_name=run, data_name=dataset.path)
-    config = replace(config, preprocessing=replace(config.preprocessing, stored=dataset.size))
-    training, test = dataset.split(dataset.training_split), dataset.split("test")
-    samples = Samples(
-        *_take(config, training, request.num_samples, option="--samples", seed=request.seed),
-        *_take(config, test, request.num_test, option="--test-samples", seed=request.seed),
+    start = start_of(run, request)
+    size = start.config.preprocessing.size
+    training, test = start.training, start.dataset.split("test")
+    num_train, num_test = (
+        len(split) if num is None else min(num, len(split))
+        for split, num in ((training, request.num_samples), (test, settings.num_test))
     )
-    rule = _rule(request, variant, len(samples.train_labels))
+    require_file(request.target, num_train=num_train, num_test=num_test, shape=(3, size, size))
+    samples = Samples(
+        *start.take(training, request.num_samples, option="--samples", seed=request.seed),
+        *start.take(test, settings.num_test, option="--test-samples", seed=request.seed),
+    )
+    rule = _rule(request, settings, start.variant, num_train)
     return TrainingJob(
-        model=fold_batchnorm(model),
-        variant=variant,
+        model=fold_batchnorm(start.model),
+        variant=start.variant,
         samples=samples,
-        num_classes=config.num_classes,
-        num_epochs=request.num_epochs,
-        checkpoint_every=request.checkpoint_every,
+        num_classes=start.config.num_classes,
+        num_epochs=settings.num_epochs,
+        checkpoint_every=settings.checkpoint_every,
         rule=rule,
         seed=request.seed,
         source=source_number(run),
-        cache=request.cache,
+        cache=settings.cache,
         recompute=request.recompute,
-        command=_command(request, run, variant, samples, rule),
+        command=_command(request, settings, run, start.variant, samples, rule),
     )
 
 
-def _check(request: TrainingRequest) -> None:
-    if request.num_epochs < 1 or (request.num_samples is not None and request.num_samples < 1):
-        raise BadInput("--epochs and --samples must be at least 1")
-    if (request.num_test is not None and request.num_test < 0) or request.checkpoint_every < 0:
+def _check(request: Request, settings: RunSettings) -> None:
+    if not 1 <= settings.num_epochs <= MOST_EPOCHS:
+        raise BadInput("--epochs must be in 1 .. 2^31 - 1")
+    if (settings.num_test is not None and settings.num_test < 0) or settings.checkpoint_every < 0:
         raise BadInput("--test-samples and --checkpoint-every must be at least 0")
-    if not 0 <= request.seed <= MOST_64_BITS:
-        raise BadInput("--seed must be in 0 .. 2^64 - 1")
+    if settings.checkpoint_every > MOST_64_BITS:
+        raise BadInput("--checkpoint-every must be at most 2^64 - 1")
+    check_request(request)
     # Before anything is read: all that does not depend on the dataset. A run of all its samples is judged later.
-    _rule(request, request.variant or Variant("LP"), request.num_samples or max(request.batch, 1))
+    _rule(request, settings, request.variant or Variant("LP"), request.num_samples or max(request.batch, 1))
 
 
-def _rule(request: TrainingRequest, variant: Variant, num_train: int) -> UpdateRule:
+def _rule(request: Request, settings: RunSettings, variant: Variant, num_train: int) -> UpdateRule:
     return request.rule(
         reaches_everything=variant.reaches_everything,
-        num_samples=request.num_epochs * num_train,
-        asked=f"{request.num_epochs} epochs of {num_train} samples",
+        num_samples=settings.num_epochs * num_train,
+        asked=f"{settings.num_epochs} epochs of {num_train} samples",
     )
 
 
-def _take(
-    config: RunConfig, split: Split, num: int | None, *, option: str, seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return `num` images (num, C, H, W), prepared for the net, and their classes; which ones depends on the seed."""
-    if num is not None and num > len(split):
-        raise BadInput(f"{option} {num}: the {split.name} split has {len(split):,}")
-    order = epoch_order(len(split), seed=seed, epoch=0)[:num]
-    images = config.preprocessing.apply(split.gather(order)).contiguous().numpy()
-    return images, split.labels[order].astype(np.int64)
-
-
-def _command(request: TrainingRequest, run: Path, variant: Variant, samples: Samples, rule: UpdateRule) -> str:
+def _command(
+    request: Request, settings: RunSettings, run: Path, variant: Variant, samples: Samples, rule: UpdateRule
+) -> str:
     return (
         f"tinyclf deploy --target {request.target.name} --from {run.name} {variant.options} "
         f"--samples {len(samples.train_labels)} --test-samples {len(samples.test_labels)} "
-        f"--epochs {request.num_epochs} --checkpoint-every {request.checkpoint_every} --cache {request.cache}"
+        f"--epochs {settings.num_epochs} --checkpoint-every {settings.checkpoint_every} --cache {settings.cache}"
         f"{options_text(rule)} --seed {request.seed}{' --recompute' if request.recompute else ''}"
         f"{l1_option(request.target)}"
     )
@@ -175,7 +158,11 @@ def load_device_weights(run: Path, file: Path) -> tuple[nn.Module, RunConfig]:
 
 def _check_belongs(header: WeightsHeader, folded: nn.Module, *, run: Path, file: Path) -> None:
     shapes = {name: tuple(p.shape) for name, p in folded.named_parameters()}
-    if header.net != net_number(folded) or not all(_is_part(t.shape, shapes.get(t.name)) for t in header.tensors):
+    trained = {name for name, p in folded.named_parameters() if p.requires_grad}
+    fits = {t.name for t in header.tensors} == trained and all(
+        _is_part(t.shape, shapes[t.name]) for t in header.tensors
+    )
+    if header.net != net_number(folded) or not fits:
         raise BadInput(f"{file}: holds weights of another net than {run}: name the run that was deployed")
     if header.source != source_number(run):
         raise BadInput(
@@ -183,9 +170,9 @@ def _check_belongs(header: WeightsHeader, folded: nn.Module, *, run: Path, file:
         )
 
 
-def _is_part(shape: tuple[int, ...], whole: tuple[int, ...] | None) -> bool:
+def _is_part(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
     """Tell whether `shape` is that of a parameter, or of leading rows of one."""
-    return whole is not None and shape[1:] == whole[1:] and 0 < shape[0] <= whole[0]
+    return len(shape) == len(whole) and shape[1:] == whole[1:] and shape[:1] <= whole[:1]
 
 
 def import_weights(run: Path, file: Path, out: Path | None) -> tuple[Path, float]:

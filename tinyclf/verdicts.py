@@ -6,7 +6,10 @@ from enum import Enum
 
 
 class Verdict(Enum):
-    """`drift`: each step is right, but over the run rounding has added up to more than the bound."""
+    """`drift`: over the run rounding has added up to more than the bound, though the device may be right.
+
+    Of single steps: each is right by itself. Of a training run: PyTorch's own run in float32 errs a tenth as much.
+    """
 
     EXACT = "exact"
     WITHIN_BOUND = "within bound"
@@ -14,13 +17,8 @@ class Verdict(Enum):
     FAIL = "FAIL"
 
 
-def judge(error: float, *, bound: float, excuse: bool = False) -> Verdict:
-    """Judge an error, 0 or more; `excuse` says that what is beyond the bound comes of rounding that adds up.
-
-    A NaN is never within a bound, and nothing excuses what is not a number.
-    """
+def judge(error: float, *, bound: float) -> Verdict:
+    """Judge an error, 0 or more; a NaN is never within a bound."""
     if error == 0.0:
         return Verdict.EXACT
-    if error <= bound:
-        return Verdict.WITHIN_BOUND
-    return Verdict.DRIFT if excuse and error < float("inf") else Verdict.FAIL
+    return Verdict.WITHIN_BOUND if error <= bound else Verdict.FAIL

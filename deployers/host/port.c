@@ -111,6 +111,11 @@ void port_write_at(int region, uint64_t offset, void const *data, size_t num_byt
     }
 }
 
+void port_sync(int region)
+{
+    PORT_CHECK(fsync(region) == 0);
+}
+
 int main(void)
 {
     static int ids[NUM_CORES];

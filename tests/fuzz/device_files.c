@@ -59,6 +59,11 @@ void port_write_at(int region, uint64_t offset, void const *data, size_t num_byt
         files[region].num_bytes = (size_t)offset + num_bytes;
 }
 
+void port_sync(int region)
+{
+    (void)region;
+}
+
 void port_panic(char const *file, int line)
 {
     fprintf(stderr, "%s:%d: check failed: a reader worked with what it should have refused\n", file, line);
@@ -81,6 +86,46 @@ static void put_right(int flags)
         if (files[i].num_bytes >= 68)
             put(files[i].bytes + files[i].num_bytes - 4,
                 tcl_crc32(0, files[i].bytes, files[i].num_bytes - 4));
+}
+
+static uint32_t word(int i, int number)
+{
+    uint32_t value;
+    memcpy(&value, files[i].bytes + 4 * number, sizeof value);
+    return value;
+}
+
+/* Tells whether a slot was written to its end. */
+static int is_whole(int i)
+{
+    if (files[i].num_bytes < 68 || memcmp(files[i].bytes, "TCLS", 4) != 0)
+        return 0;
+    uint64_t const end = (uint64_t)64 + word(i, 12) + word(i, 13);
+    if (end + 4 > files[i].num_bytes)
+        return 0;
+    uint32_t crc;
+    memcpy(&crc, files[i].bytes + end, sizeof crc);
+    return crc == tcl_crc32(0, files[i].bytes, (size_t)end);
+}
+
+/* Tells whether a whole slot is one of this run, which is number 1 with samples 2. */
+static int is_ours(int i)
+{
+    uint32_t const wanted[5] = {2, 1, 0, 2, 0};
+    return memcmp(files[i].bytes + 4, wanted, sizeof wanted) == 0 && word(i, 12) == TRAINED_BYTES &&
+           word(i, 13) == 4 * STATE_WORDS - TRAINED_BYTES;
+}
+
+/* A slot that is whole and ours must be found, whatever is left of the other. */
+static void check_refusal(void)
+{
+    int num_ours = 0, num_others = 0;
+    for (int i = 1; i < 3; i++) {
+        num_ours += is_whole(i) && is_ours(i);
+        num_others += is_whole(i) && !is_ours(i);
+    }
+    if (num_ours > 0 && num_others == 0)
+        abort();
 }
 
 static void read_samples(struct tcl_samples *samples)
@@ -130,6 +175,8 @@ int LLVMFuzzerTestOneInput(uint8_t const *data, size_t num_bytes)
         if (tcl_slots_load(&slots, &again) != TCL_ACCEPTED || again.epoch != position.epoch ||
             again.step != position.step)
             abort();
+    } else {
+        check_refusal();
     }
     free(state);
     return 0;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,8 @@ import click
 from tinyclf.cli.program import FOLDER, main
 
 if TYPE_CHECKING:
-    from tinyclf.device_run import TrainingReport
-    from tinyclf.jobs import Request
+    from tinyclf.starts import Request
+    from tinyclf.training_report import TrainingReport
 
 SHOWN_STEPS = 10  # of the losses, spread over the run
 
@@ -20,27 +19,24 @@ SHOWN_STEPS = 10  # of the losses, spread over the run
 def deploy_training(
     request: Request, settings: dict[str, Any], project: Path, *, cores: int | None, run_it: bool, resume: bool
 ) -> None:
-    """Emit a training run, and with `run_it` build, run and compare it; `settings` are TrainingRequest's own."""
+    """Emit a training run, and with `run_it` build, run and compare it; `settings` are those of RunSettings."""
     from math import isfinite
 
-    from tinyclf.device_run import emit_training, execute_training, features_of
+    from tinyclf.device_run import emit_training, execute_training
     from tinyclf.errors import BadInput, CheckFailed
-    from tinyclf.training_jobs import TrainingRequest, make_training_job
-    from tinyclf.update_options import UpdateOptions
+    from tinyclf.training_jobs import RunSettings, make_training_job
 
-    _refuse_options(request)
+    _refuse_steps()
     if resume and not run_it:
         raise BadInput("--resume goes on with a run: add --execute")
-    shared = ("target", "from_run", "variant", "data", "num_samples", "seed", "recompute")
-    names = (*shared, *(f.name for f in fields(UpdateOptions)))
-    job = make_training_job(TrainingRequest(**{name: getattr(request, name) for name in names}, **settings))
+    job = make_training_job(request, RunSettings(**settings))
     emit_training(job, request.target, project, num_cores=cores, resume=resume)
     num_train, num_test = len(job.samples.train_labels), len(job.samples.test_labels)
     click.echo(
         f"{project}: C project for {request.target.name}, {job.num_epochs} epochs on {num_train:,} samples, "
         f"{num_test:,} test samples, {job.rule.optimizer}, learning rate {job.rule.learning_rate:g}"
     )
-    features = features_of(job)
+    features = job.features
     if features:
         num = len(features.tensors)
         what = "1 tensor" if num == 1 else f"{num} tensors"
@@ -74,15 +70,13 @@ def _batch_line(num_steps: int, batch: int) -> str:
     return f"{num:,} updates, each of {batch} samples, across the ends of epochs{left}"
 
 
-def _refuse_options(request: Request) -> None:
+def _refuse_steps() -> None:
     from click.core import ParameterSource
 
     from tinyclf.errors import BadInput
 
     if click.get_current_context().get_parameter_source("num_steps") is ParameterSource.COMMANDLINE:
         raise BadInput("--steps and --epochs both say how long to train: give one of them")
-    if request.from_run and (request.arch or request.size or request.num_classes):
-        raise BadInput("--from RUN already says architecture, size and classes: leave out --arch, --size and --classes")
 
 
 def report_lines(report: TrainingReport) -> list[str]:
@@ -112,9 +106,12 @@ def report_lines(report: TrainingReport) -> list[str]:
     width = max(len(c.name) for c in report.checks)
     lines += ["", f"{'largest difference from PyTorch':<{width}}    error    bound"]
     lines += [f"{c.name:<{width}}  {c.error:>7.1e}  {c.bound:>7g}  {c.verdict.value}" for c in report.checks]
-    lines += [f"bounds: {source}" for source in dict.fromkeys(c.bound_from for c in report.checks)]
+    for source in dict.fromkeys(c.bound_from for c in report.checks):
+        names = [c.name for c in report.checks if c.bound_from == source]
+        of = f" ({', '.join(names)})" if len(names) < len(report.checks) else ""
+        lines.append(f"bounds: {source}{of}")
     if any(c.verdict.value == "drift" for c in report.checks):
-        lines.append("drift: PyTorch's own run in float32 leaves its run in float64 as fast; rounding is amplified")
+        lines.append("drift: PyTorch's own run in float32 leaves its run in float64 too; rounding is amplified")
     return lines
 
 

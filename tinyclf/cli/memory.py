@@ -132,7 +132,8 @@ def _regions(need: Need, target: Target | None, num_samples: int, cache: str) ->
 
 def _linked(what: Variant, net: dict[str, Any]) -> tuple[RegionUse, ...]:
     from tinyclf.errors import BadInput
-    from tinyclf.jobs import Request, linked_memory
+    from tinyclf.jobs import linked_memory
+    from tinyclf.starts import Request
 
     if net["num_samples"] < 1:
         raise BadInput("--build needs at least one sample")

@@ -59,7 +59,8 @@ def tune(
       tinyclf tune --target pulp --arch dscnn --size 32 --candidates 2 --out tiles.json
       tinyclf deploy --target pulp --arch dscnn --size 32 --tiles tiles.json
     """
-    from tinyclf.jobs import Request, make_job
+    from tinyclf.jobs import make_job
+    from tinyclf.starts import Request
     from tinyclf.targets import with_l1, with_tiles
     from tinyclf.tile_table import write_table
     from tinyclf.tuning import check_tunable

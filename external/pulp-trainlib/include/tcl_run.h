@@ -20,7 +20,8 @@ struct tcl_call {
     int num_traces;
 };
 
-/* Records of the result stream, in the target's byte order: id, step, number of 32-bit words, then the words.
+/* Records of the result stream, in the target's byte order: id, number of 32-bit words, step (two words, low
+   first), then the words.
    The id is an index into the table of traces, or one of these. */
 enum {
     TCL_RECORD_CYCLES = -1,  /* two words, low first: cycles spent in the calls of a step */
@@ -37,12 +38,12 @@ extern uint64_t tcl_waited;
 #endif
 
 /* Writes one record to the result stream. */
-void tcl_record(int id, int step, void const *words, int num_words);
+void tcl_record(int id, uint64_t step, void const *words, int num_words);
 
 /* Does all calls in order, once; returns the cycles that the kernels took. */
 uint64_t tcl_calls(struct tcl_call const *calls, int num_calls);
 
 /* Does all calls in order, once; reports traces and the cycles that the kernels took. */
-void tcl_run(struct tcl_call const *calls, int num_calls, struct tcl_trace const *traces, int step);
+void tcl_run(struct tcl_call const *calls, int num_calls, struct tcl_trace const *traces, uint64_t step);
 
 #endif

@@ -182,16 +182,18 @@ static int is_whole(int region, uint32_t const *words)
     return port_read_at(region, offset, &written, sizeof written) == sizeof written && written == crc;
 }
 
-/* Reads a slot's header. A slot that was cut while it was written is TCL_NO_SLOT. */
+/* Reads a slot's header. A slot that was cut while it was written is TCL_NO_SLOT: of what it says nothing
+   counts before its CRC was found right, the version too. Every version has lengths and CRC at these places.
+ */
 static enum tcl_refusal read_header(struct tcl_slots const *slots, int number, uint32_t *words)
 {
     int const region = slots->regions[number];
     if (port_read_at(region, 0, words, HEADER_BYTES) != HEADER_BYTES || words[0] != SLOT_MAGIC)
         return TCL_NO_SLOT;
-    if (words[1] != SLOT_VERSION)
-        return TCL_SLOT_VERSION;
     if (!is_whole(region, words))
         return TCL_NO_SLOT;
+    if (words[1] != SLOT_VERSION)
+        return TCL_SLOT_VERSION;
     if (two_words(words + SLOT_RUN) != slots->run || two_words(words + SLOT_SAMPLES) != slots->samples)
         return TCL_SLOT_OF_ANOTHER_RUN;
     for (int i = 0; i < TCL_NUM_BLOCKS; i++)
@@ -252,6 +254,7 @@ void tcl_slots_save(struct tcl_slots *slots, struct tcl_position const *position
         offset += b->num_bytes;
     }
     port_write_at(region, offset, &crc, sizeof crc);
+    port_sync(region); /* before the other slot is written again */
     slots->newest = number;
     slots->sequence++;
 }

@@ -7,9 +7,9 @@
 uint64_t tcl_waited;
 #endif
 
-void tcl_record(int id, int step, void const *words, int num_words)
+void tcl_record(int id, uint64_t step, void const *words, int num_words)
 {
-    int32_t const header[3] = {id, step, num_words};
+    uint32_t const header[4] = {(uint32_t)id, (uint32_t)num_words, (uint32_t)step, (uint32_t)(step >> 32)};
     port_write(header, sizeof header);
     if (num_words > 0)
         port_write(words, (size_t)num_words * 4);
@@ -34,7 +34,7 @@ uint64_t tcl_calls(struct tcl_call const *calls, int num_calls)
     return cycles;
 }
 
-void tcl_run(struct tcl_call const *calls, int num_calls, struct tcl_trace const *traces, int step)
+void tcl_run(struct tcl_call const *calls, int num_calls, struct tcl_trace const *traces, uint64_t step)
 {
     uint64_t cycles = 0;
     for (struct tcl_call const *call = calls; call < calls + num_calls; call++) {

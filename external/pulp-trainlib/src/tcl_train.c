@@ -143,10 +143,15 @@ static int resume(struct run *run)
     return 1;
 }
 
+/* What a run that goes on from here will not write again is stored first. */
 static void save(struct run *run)
 {
-    if (run->plan->checkpoint_every > 0)
-        tcl_slots_save(&run->slots, &run->position);
+    if (run->plan->checkpoint_every == 0)
+        return;
+    port_sync(run->log);
+    if (run->net->features && run->net->features->as_int8)
+        port_sync(run->features);
+    tcl_slots_save(&run->slots, &run->position);
 }
 
 /* Saves after every so many steps, and when the last is done. */
@@ -176,6 +181,7 @@ static void write_weights(struct run const *run)
         offset += s->num_bytes;
     }
     port_write_at(region, offset, &crc, sizeof crc);
+    port_sync(region);
 }
 
 void tcl_train(struct tcl_net const *net, struct tcl_plan const *plan)
