@@ -132,6 +132,7 @@ ALLOWED = {
         "targets",
         "tile_plan",
         "trained_block",
+        "upstream",
         "verdicts",
     },
     # where they meet

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_device_run
 import test_layers
 import torch
 from click.testing import CliRunner
@@ -23,6 +24,7 @@ from torch import nn
 from tinyclf import targets, upstream
 from tinyclf.cli import main
 from tinyclf.deploy import Job, emit_project, execute, make_program, write_project
+from tinyclf.device_run import emit_training, execute_training
 from tinyclf.emit import Program, emit
 from tinyclf.errors import BadInput
 from tinyclf.golden import relative_error
@@ -203,6 +205,18 @@ def test_the_network_calls_both_and_ours_clash_with_none_of_upstreams(stand_in: 
         assert all(name.startswith("tcl_") for name in defined), (source, defined)
 
 
+def test_a_training_run_calls_both_too(stand_in: Path, tmp_path: Path) -> None:
+    job = test_device_run._job(cache="fp32")
+    pulp, found = find_target("pulp"), find_upstream(str(stand_in))
+    program = emit_training(job, pulp, tmp_path / "project", upstream=found)
+    calls = re.findall(r"^    \{(\w+), &args", (tmp_path / "project/src/network.c").read_text(), re.MULTILINE)
+    assert {"pulp_conv_pw_fp32_fw_cl", "tcl_pulp_linear_fp32_fw_cl"} <= set(calls)
+    assert program.tiles is None
+    assert f"TRAINLIB_HOME = {stand_in}" in (tmp_path / "project/Makefile").read_text()
+    with pytest.raises(BadInput, match="holds no run with these options"):
+        emit_training(job, pulp, tmp_path / "project", resume=True)
+
+
 def test_the_command_says_whose_kernels_a_project_calls(
     monkeypatch: pytest.MonkeyPatch, stand_in: Path, tmp_path: Path
 ) -> None:
@@ -311,6 +325,17 @@ def test_a_net_trains_as_in_pytorch(
     assert report.passed, [c for c in report.comparisons if not c.passed]
     assert program.linkage is not None
     assert any("pulp_gradient_descent_fp32: upstream" in line for line in summary(program.linkage))
+
+
+@on_targets("pulp")
+@pytest.mark.parametrize("cache", ["off", "int8"])
+def test_a_training_run_is_pytorchs(target: Target, checkout: Upstream, cache: str, tmp_path: Path) -> None:
+    job = test_device_run._job(cache=cache)
+    program = emit_training(job, target, tmp_path / "project", upstream=checkout)
+    report = execute_training(job, target, tmp_path / "project")
+    assert report.passed, report.checks
+    assert program.linkage is not None
+    assert "pulp_conv_pw_fp32_fw_cl: upstream" in summary(program.linkage)
 
 
 @on_targets("pulp")

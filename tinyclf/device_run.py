@@ -41,6 +41,7 @@ from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target
 from tinyclf.tile_plan import target_tiles
 from tinyclf.trained_block import file_offset, trained_segments
+from tinyclf.upstream import Upstream, link
 from tinyclf.variants import Variant
 from tinyclf.verdicts import Verdict, judge
 
@@ -161,8 +162,12 @@ def features_of(job: TrainingJob) -> FeatureMemory | None:
     return feature_memory(_graph(job), kind=job.cache, num_samples=len(job.samples.train_labels))
 
 
-def make_training_program(job: TrainingJob, target: Target | None = None) -> Program:
+def make_training_program(
+    job: TrainingJob, target: Target | None = None, *, upstream: Upstream | None = None
+) -> Program:
     """Lower and plan a training run for `target`, which says how much memory there is, and whether there are tiles.
+
+    With `upstream`, for that checkout's kernels where they are right, which compute where the tensors lie.
 
     Raises:
         DoesNotFit: not even with recomputation, where that is asked for, or a call's smallest tile is larger than L1.
@@ -172,10 +177,13 @@ def make_training_program(job: TrainingJob, target: Target | None = None) -> Pro
     features = features_of(job)
     if job.recompute:
         graph = fitted(graph, target=target, num_samples=None)
+    linkage = None
+    if upstream:
+        graph, linkage = link(graph, upstream)
     values = {name: p.detach().numpy() for name, p in job.model.named_parameters()}
     plan = plan_memory(graph)
-    tiles = target_tiles(graph, plan, target)
-    program = Program(graph, plan, values, None, None, job.num_steps, frozenset(), tiles=tiles)
+    tiles = None if upstream else target_tiles(graph, plan, target)
+    program = Program(graph, plan, values, None, None, job.num_steps, frozenset(), linkage=linkage, tiles=tiles)
     segments = trained_segments(graph, program.plan)
     header = WeightsHeader(
         net=net_number(job.model),
@@ -205,16 +213,24 @@ def make_training_program(job: TrainingJob, target: Target | None = None) -> Pro
 
 
 def emit_training(
-    job: TrainingJob, target: Target, out: Path, *, num_cores: int | None = None, resume: bool = False
+    job: TrainingJob,
+    target: Target,
+    out: Path,
+    *,
+    num_cores: int | None = None,
+    resume: bool = False,
+    upstream: Upstream | None = None,
 ) -> Program:
     """Write the C project of `job` for `target` to `out`; with `resume` only check that it is what stands there.
+
+    With `upstream` it takes what is right from that checkout.
 
     Raises:
         DoesNotFit: the target's memory is too small.
         Unsupported: a layer cannot be lowered.
         BadInput: `out` holds something else.
     """
-    program = make_training_program(job, target)
+    program = make_training_program(job, target, upstream=upstream)
     require_fit(program, target)
     files = emit(program, target=target, num_cores=num_cores or target.num_cores, command=job.command)
     files["data/samples.bin"] = samples_bytes(job.samples, num_classes=job.num_classes)

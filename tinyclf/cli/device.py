@@ -222,7 +222,7 @@ def deploy(
         check_profile(target, run_it=run_it, is_training_run=num_epochs is not None)
     if run_it:
         require_tools(target)
-    upstream = chosen_upstream(target, is_training_run=num_epochs is not None)
+    upstream = chosen_upstream(target)
     if num_epochs is not None:
         settings = {
             "num_epochs": num_epochs,
@@ -230,7 +230,8 @@ def deploy(
             "checkpoint_every": checkpoint_every,
             "cache": cache,
         }
-        deploy_training(request, settings, out or default_project(request), cores=cores, run_it=run_it, resume=resume)
+        project = out or default_project(request)
+        deploy_training(request, settings, project, cores=cores, run_it=run_it, resume=resume, upstream=upstream)
         return
     if num_test is not None or checkpoint_every or resume or cache != "off":
         raise BadInput(
