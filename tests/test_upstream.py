@@ -1,6 +1,6 @@
 """Upstream's PULP-TrainLib: the table agrees with ours and with what upstream does, and projects build with both.
 
-TINYCLF_TRAINLIB_HOME names a checkout for the tests that need one, PULP_SDK_HOME the PULP SDK.
+TINYCLF_TRAINLIB_HOME names a checkout for the tests that need one.
 """
 
 from __future__ import annotations
@@ -167,25 +167,6 @@ def test_another_revision_than_the_tested_one_gets_a_warning(stand_in: Path) -> 
     assert other.revision[:7] in warning(other)
     assert "\n" not in warning(other)
     assert warning(Upstream(stand_in, table()["revision"])) == ""
-
-
-def _sdk_sources(makefile: str) -> list[str]:
-    listed = re.search(r"^APP_SRCS = \\\n((?:\t.*\\\n)*\t.*)$", makefile, re.MULTILINE)
-    assert listed
-    return listed[1].replace("\\", "").split()
-
-
-@pytest.mark.parametrize("with_upstream", [False, True])
-def test_the_sdks_makefile_lists_exactly_the_sources(stand_in: Path, *, with_upstream: bool) -> None:
-    found = find_upstream(str(stand_in)) if with_upstream else None
-    program = make_program(_job(Variant("FT", 1)), upstream=found)
-    files = emit(program, target=find_target("pulp"), num_cores=8, command="tests")
-    makefile = files["Makefile.sdk"].decode()
-    ours = {f for f in files if f.endswith(".c") and f.split("/")[0] in ("sdk", "src", "trainlib")}
-    theirs = {f"$(TRAINLIB_HOME)/lib/sources/{s}" for s in program.linkage.sources} if program.linkage else set()
-    assert sorted(_sdk_sources(makefile)) == sorted(ours | theirs)
-    assert "PULP_APP_ASM_SRCS = src/data.S\n" in makefile
-    assert "Makefile.sdk" not in emit(program, target=find_target("qemu"), num_cores=1, command="tests")
 
 
 def test_the_network_calls_both_and_ours_clash_with_none_of_upstreams(stand_in: Path, tmp_path: Path) -> None:
@@ -367,48 +348,6 @@ def test_structs_that_differ_do_not_compile(target: Target, checkout: Upstream, 
     emit_project(job, target, tmp_path / "project", upstream=find_upstream(str(changed)))
     with pytest.raises(targets.ToolFailed, match="Linear_args"):
         targets.build(tmp_path / "project", target)
-
-
-# --- with the PULP SDK --------------------------------------------------------------------------------------------
-
-_SDK_BUILD = """
-source "$PULP_SDK_HOME/configs/pulp-open.sh"
-exec make -k -f Makefile.sdk PULP_CC=clang-19 PULP_ARCH_CFLAGS="$FLAGS" "$@"
-"""
-
-
-@pytest.mark.target("pulp")
-@pytest.mark.parametrize("with_upstream", [False, True], ids=["ours", "with upstream"])
-def test_emitted_sources_compile_with_the_sdks_rules_and_headers(
-    request: pytest.FixtureRequest, tmp_path: Path, *, with_upstream: bool
-) -> None:
-    """Its compiler is not at hand: clang compiles, and tests/pulp_builtins.h declares what it lacks."""
-    if not os.environ.get("PULP_SDK_HOME"):
-        pytest.skip("PULP_SDK_HOME is not set: no PULP SDK")
-    if not shutil.which("clang-19"):
-        pytest.skip("clang-19 is missing")
-    checkout = request.getfixturevalue("checkout") if with_upstream else None
-    project = (tmp_path / "project").resolve()
-    emit_project(_job(Variant("FT", 1)), find_target("pulp"), project, upstream=checkout)
-    sources = _sdk_sources((project / "Makefile.sdk").read_text())
-    home = str(checkout.home) if checkout else ""
-    stems = [s.replace("$(TRAINLIB_HOME)", home).removesuffix(".c") for s in [*sources, "src/data"]]
-    objects = [f"{project}/BUILD/PULP/GCC_RISCV//tinyclf/{stem}.o" for stem in stems]
-    builtins = Path(__file__).parent / "pulp_builtins.h"
-    flags = (
-        "--target=riscv32-unknown-elf -march=rv32imc_zicsr_zfinx -mabi=ilp32 -ffreestanding -w "
-        f"-include {builtins} -idirafter /usr/lib/picolibc/riscv64-unknown-elf/include"
-    )
-    done = subprocess.run(
-        ["bash", "-c", _SDK_BUILD, "sdk", *objects],
-        cwd=project,
-        env={**os.environ, "FLAGS": flags},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert all(Path(o).is_file() for o in objects)
 
 
 def test_own_names_hold_the_whole_symbol() -> None:
