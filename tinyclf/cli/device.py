@@ -210,6 +210,7 @@ def deploy(
     from tinyclf.elf import read_elf
     from tinyclf.errors import BadInput, CheckFailed
     from tinyclf.jobs import Request, default_project, make_job
+    from tinyclf.profiling import STALLS
     from tinyclf.regions import linked_regions
     from tinyclf.targets import ELF, require_cores, require_tools, with_l1, with_tiles
     from tinyclf.variants import chosen_variant
@@ -246,7 +247,7 @@ def deploy(
         click.echo(f"next: make -C {project} run")
         return
     click.echo("building and running it ...")
-    variables = [*([f"NUM_CORES={cores}"] if cores else []), *(["PROFILE=1"] if profiled else [])]
+    variables = [*([f"NUM_CORES={cores}"] if cores else []), *([STALLS] if profiled else [])]
     report = execute(job, program, target, project, *variables)
     click.echo("\n".join(_report_lines(report)))
     if profiled:
