@@ -1,11 +1,11 @@
 # Builds an emitted project: `make` builds, `make run` runs it in build/, where it leaves results.bin.
 # NUM_CORES: how many cores share the work. OPT: optimisation flags. PREPARE: what a run needs done before.
-# PROFILE=1: also report the cycles of each operation, and how long it waited for copies (which costs some).
+# PROFILE=1: also report the cycles of each operation; PROFILE=2: and how long it waited for copies, which costs some.
 
 OPT ?= -O2
 BUILD ?= build
 ELF := $(BUILD)/tinyclf.elf
-CFLAGS = -std=c99 -Wall -Wextra -Werror $(OPT) $(if $(PROFILE),-DTCL_PROFILE=2) -DNUM_CORES=$(NUM_CORES) -Isrc -Itrainlib/include -Iport
+CFLAGS = -std=c99 -Wall -Wextra -Werror $(OPT) $(addprefix -DTCL_PROFILE=,$(PROFILE)) -DNUM_CORES=$(NUM_CORES) -Isrc -Itrainlib/include -Iport
 
 include port/port.mk
 

@@ -5,6 +5,11 @@
 
 #include "port.h"
 
+/* Where the linker finds the memory of tiles. */
+#ifndef PORT_L1_SECTION
+#define PORT_L1_SECTION ".bss.l1"
+#endif
+
 enum port_dma_direction { PORT_DMA_STORE, PORT_DMA_LOAD }; /* from L1 to L2; from L2 to L1 */
 
 /* Opens a group of copies of the calling core and returns its number; a core has one open at a time. */

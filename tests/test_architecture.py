@@ -76,7 +76,7 @@ ALLOWED = {
     "tile_fuse": {"ir", "memory", "tile", "tile_kinds"},
     "tile_plan": {"ir", "memory", "targets", "tile", "tile_check", "tile_fuse", "tile_kinds", "tile_table"},
     "tile_table": {"tile"},
-    "tuning": {"deploy", "targets", "tile", "tile_plan", "tile_table"},
+    "tuning": {"deploy", "profiling", "targets", "tile", "tile_plan", "tile_table"},
     "emit_tiles": {"ir", "tile"},
     "regions": {"elf", "ir", "memory", "targets", "tile_fuse"},
     "budget": {"feature_memory", "ir", "memory", "regions", "segments", "targets"},
@@ -132,6 +132,7 @@ ALLOWED = {
         "targets",
         "trained_block",
         "training_report",
+        "upstream",
         "verdicts",
     },
     # where they meet

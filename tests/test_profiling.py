@@ -83,6 +83,7 @@ def test_a_call_without_tiles_has_no_bytes_and_no_prediction() -> None:
     program = _program(target=target)
     profile = make_profile(program, target, _records(len(program.graph.calls)), num_cores=1)
     assert [op.kernels for op in profile.ops] == [(call.kernel,) for call in program.graph.calls]
+    assert profile.peak == 1, "MACs per cycle of one core"
     assert {(op.loaded_bytes, op.stored_bytes, op.predicted_cycles, op.stall_cycles) for op in profile.ops} == {
         (0, 0, None, None)
     }
@@ -129,23 +130,23 @@ def test_table_and_files(tmp_path: Path) -> None:
     lines = table_lines(profile)
     assert len(lines) == len(profile.ops) + 3
     assert f"{profile.total.cycles:,}" in lines[-2]
-    assert "most: 4 MAC/clk" in lines[-1]
+    assert "peak: 4 MAC/clk" in lines[-1]
     write_profile(profile, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["profile.json", "profile.png"]
     assert (tmp_path / "profile.png").read_bytes().startswith(b"\x89PNG")
     saved = json.loads((tmp_path / "profile.json").read_text())
     assert sum(op["cycles"] for op in saved["operations"]) == saved["total"]["cycles"] == profile.total.cycles
-    assert saved["ceiling"] == 4
+    assert saved["peak"] == 4
     bars = [patch.get_width() for patch in plot_profile(profile).axes[0].patches]
     assert bars[: len(profile.ops)] == [op.cycles / 1000 for op in profile.ops]
 
 
 @pytest.mark.parametrize("name", ["host", "qemu"])
 def test_a_clock_that_is_not_the_chips_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadInput, match=f"the clock of target {name} is not the chip's"):
+    with pytest.raises(BadInput, match=f"target {name} is not cycle-accurate"):
         make_profile(_program(), find_target(name), [], num_cores=1)
     monkeypatch.chdir(tmp_path)
-    message = f"--profile: the clock of target {name} is not the chip's: profile on --target pulp"
+    message = f"--profile: target {name} is not cycle-accurate: profile on --target pulp"
     result = run("deploy", "--target", name, "--profile", "--execute")
     check_refusal(result, code=1, message=message, folder=tmp_path)
 

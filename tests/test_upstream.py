@@ -1,6 +1,6 @@
 """Upstream's PULP-TrainLib: the table agrees with ours and with what upstream does, and projects build with both.
 
-TINYCLF_TRAINLIB_HOME names a checkout for the tests that need one, PULP_SDK_HOME the PULP SDK.
+TINYCLF_TRAINLIB_HOME names a checkout for the tests that need one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_device_run
 import test_layers
 import torch
 from click.testing import CliRunner
@@ -23,6 +24,7 @@ from torch import nn
 from tinyclf import targets, upstream
 from tinyclf.cli import main
 from tinyclf.deploy import Job, emit_project, execute, make_program, write_project
+from tinyclf.device_run import emit_training, execute_training
 from tinyclf.emit import Program, emit
 from tinyclf.errors import BadInput
 from tinyclf.golden import relative_error
@@ -167,25 +169,6 @@ def test_another_revision_than_the_tested_one_gets_a_warning(stand_in: Path) -> 
     assert warning(Upstream(stand_in, table()["revision"])) == ""
 
 
-def _sdk_sources(makefile: str) -> list[str]:
-    listed = re.search(r"^APP_SRCS = \\\n((?:\t.*\\\n)*\t.*)$", makefile, re.MULTILINE)
-    assert listed
-    return listed[1].replace("\\", "").split()
-
-
-@pytest.mark.parametrize("with_upstream", [False, True])
-def test_the_sdks_makefile_lists_exactly_the_sources(stand_in: Path, *, with_upstream: bool) -> None:
-    found = find_upstream(str(stand_in)) if with_upstream else None
-    program = make_program(_job(Variant("FT", 1)), upstream=found)
-    files = emit(program, target=find_target("pulp"), num_cores=8, command="tests")
-    makefile = files["Makefile.sdk"].decode()
-    ours = {f for f in files if f.endswith(".c") and f.split("/")[0] in ("sdk", "src", "trainlib")}
-    theirs = {f"$(TRAINLIB_HOME)/lib/sources/{s}" for s in program.linkage.sources} if program.linkage else set()
-    assert sorted(_sdk_sources(makefile)) == sorted(ours | theirs)
-    assert "PULP_APP_ASM_SRCS = src/data.S\n" in makefile
-    assert "Makefile.sdk" not in emit(program, target=find_target("qemu"), num_cores=1, command="tests")
-
-
 def test_the_network_calls_both_and_ours_clash_with_none_of_upstreams(stand_in: Path, tmp_path: Path) -> None:
     program = make_program(_job(Variant("FT", 1)), upstream=find_upstream(str(stand_in)))
     files = emit(program, target=find_target("pulp"), num_cores=8, command="tests")
@@ -201,6 +184,18 @@ def test_the_network_calls_both_and_ours_clash_with_none_of_upstreams(stand_in: 
         defined = re.findall(r" [TDB] (\w+)$", symbols, re.MULTILINE)
         assert defined, source
         assert all(name.startswith("tcl_") for name in defined), (source, defined)
+
+
+def test_a_training_run_calls_both_too(stand_in: Path, tmp_path: Path) -> None:
+    job = test_device_run._job(cache="fp32")
+    pulp, found = find_target("pulp"), find_upstream(str(stand_in))
+    program = emit_training(job, pulp, tmp_path / "project", upstream=found)
+    calls = re.findall(r"^    \{(\w+), &args", (tmp_path / "project/src/network.c").read_text(), re.MULTILINE)
+    assert {"pulp_conv_pw_fp32_fw_cl", "tcl_pulp_linear_fp32_fw_cl"} <= set(calls)
+    assert program.tiles is None
+    assert f"TRAINLIB_HOME = {stand_in}" in (tmp_path / "project/Makefile").read_text()
+    with pytest.raises(BadInput, match="holds no run with these options"):
+        emit_training(job, pulp, tmp_path / "project", resume=True)
 
 
 def test_the_command_says_whose_kernels_a_project_calls(
@@ -314,6 +309,17 @@ def test_a_net_trains_as_in_pytorch(
 
 
 @on_targets("pulp")
+@pytest.mark.parametrize("cache", ["off", "int8"])
+def test_a_training_run_is_pytorchs(target: Target, checkout: Upstream, cache: str, tmp_path: Path) -> None:
+    job = test_device_run._job(cache=cache)
+    program = emit_training(job, target, tmp_path / "project", upstream=checkout)
+    report = execute_training(job, target, tmp_path / "project")
+    assert report.passed, report.checks
+    assert program.linkage is not None
+    assert "pulp_conv_pw_fp32_fw_cl: upstream" in summary(program.linkage)
+
+
+@on_targets("pulp")
 def test_upstreams_cross_entropy_loses_a_nearly_certain_prediction(
     target: Target, checkout: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,48 +348,6 @@ def test_structs_that_differ_do_not_compile(target: Target, checkout: Upstream, 
     emit_project(job, target, tmp_path / "project", upstream=find_upstream(str(changed)))
     with pytest.raises(targets.ToolFailed, match="Linear_args"):
         targets.build(tmp_path / "project", target)
-
-
-# --- with the PULP SDK --------------------------------------------------------------------------------------------
-
-_SDK_BUILD = """
-source "$PULP_SDK_HOME/configs/pulp-open.sh"
-exec make -k -f Makefile.sdk PULP_CC=clang-19 PULP_ARCH_CFLAGS="$FLAGS" "$@"
-"""
-
-
-@pytest.mark.target("pulp")
-@pytest.mark.parametrize("with_upstream", [False, True], ids=["ours", "with upstream"])
-def test_emitted_sources_compile_with_the_sdks_rules_and_headers(
-    request: pytest.FixtureRequest, tmp_path: Path, *, with_upstream: bool
-) -> None:
-    """Its compiler is not at hand: clang compiles, and tests/pulp_builtins.h declares what it lacks."""
-    if not os.environ.get("PULP_SDK_HOME"):
-        pytest.skip("PULP_SDK_HOME is not set: no PULP SDK")
-    if not shutil.which("clang-19"):
-        pytest.skip("clang-19 is missing")
-    checkout = request.getfixturevalue("checkout") if with_upstream else None
-    project = (tmp_path / "project").resolve()
-    emit_project(_job(Variant("FT", 1)), find_target("pulp"), project, upstream=checkout)
-    sources = _sdk_sources((project / "Makefile.sdk").read_text())
-    home = str(checkout.home) if checkout else ""
-    stems = [s.replace("$(TRAINLIB_HOME)", home).removesuffix(".c") for s in [*sources, "src/data"]]
-    objects = [f"{project}/BUILD/PULP/GCC_RISCV//tinyclf/{stem}.o" for stem in stems]
-    builtins = Path(__file__).parent / "pulp_builtins.h"
-    flags = (
-        "--target=riscv32-unknown-elf -march=rv32imc_zicsr_zfinx -mabi=ilp32 -ffreestanding -w "
-        f"-include {builtins} -idirafter /usr/lib/picolibc/riscv64-unknown-elf/include"
-    )
-    done = subprocess.run(
-        ["bash", "-c", _SDK_BUILD, "sdk", *objects],
-        cwd=project,
-        env={**os.environ, "FLAGS": flags},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert all(Path(o).is_file() for o in objects)
 
 
 def test_own_names_hold_the_whole_symbol() -> None:

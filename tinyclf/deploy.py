@@ -113,7 +113,7 @@ class Report:
     num_cores: int
     comparisons: tuple[Comparison, ...]
     losses: tuple[tuple[float, float], ...]  # per step: on the target, in PyTorch
-    cycles: tuple[int, ...] | None  # per step; None where the target's clock is not a chip's
+    cycles: tuple[int, ...] | None  # per step; None where the target is not cycle-accurate
     num_ties: int  # inputs of ReLUs, over all steps, that rounding put on the other side of zero than PyTorch has them
 
     @property

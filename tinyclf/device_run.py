@@ -44,6 +44,7 @@ from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target
 from tinyclf.trained_block import file_offset, trained_segments
 from tinyclf.training_report import Check, TrainingReport
+from tinyclf.upstream import Upstream
 from tinyclf.variants import Variant
 from tinyclf.verdicts import Verdict, judge
 
@@ -111,15 +112,27 @@ def net_number(model: nn.Module) -> int:
     return number_of(*(f"{name} {tuple(p.shape)}" for name, p in model.named_parameters()))
 
 
-def make_training_program(job: TrainingJob, target: Target | None = None, *, num_cores: int | None = None) -> Program:
+def make_training_program(
+    job: TrainingJob, target: Target | None = None, *, num_cores: int | None = None, upstream: Upstream | None = None
+) -> Program:
     """Lower and plan a training run for `target`, which says how much memory there is, and whether there are tiles.
+
+    With `upstream`, for that checkout's kernels where they are right, which compute where the tensors lie.
 
     Raises:
         DoesNotFit: not even with recomputation, where that is asked for, or a call's smallest tile is larger than L1.
         Unsupported: a layer cannot be lowered.
     """
     features = job.features
-    program = plan_program(job.graph, job, target=target, num_cores=num_cores, num_samples=None, features=features)
+    program = plan_program(
+        job.graph,
+        job,
+        target=target,
+        num_cores=num_cores,
+        num_samples=None,
+        features=features,
+        upstream=upstream,
+    )
     graph, values = program.graph, program.values
     segments = trained_segments(graph, program.plan)
     header = WeightsHeader(
@@ -162,16 +175,24 @@ def require_file(target: Target, *, num_train: int, num_test: int, shape: Sequen
 
 
 def emit_training(
-    job: TrainingJob, target: Target, out: Path, *, num_cores: int | None = None, resume: bool = False
+    job: TrainingJob,
+    target: Target,
+    out: Path,
+    *,
+    num_cores: int | None = None,
+    resume: bool = False,
+    upstream: Upstream | None = None,
 ) -> Program:
     """Write the C project of `job` for `target` to `out`; with `resume` only check that it is what stands there.
+
+    With `upstream` it takes what is right from that checkout.
 
     Raises:
         DoesNotFit: the target's memory is too small.
         Unsupported: a layer cannot be lowered.
         BadInput: `out` holds something else.
     """
-    program = make_training_program(job, target, num_cores=num_cores)
+    program = make_training_program(job, target, num_cores=num_cores, upstream=upstream)
     require_fit(program, target, num_cores=num_cores)
     samples = SamplesFile(job.samples, num_classes=job.num_classes)
     require_file(

@@ -28,6 +28,8 @@ from tinyclf.upstream import Linkage
 
 Array = NDArray[np.float32]
 
+STORAGE_FILES = ("features.bin", "log.bin", "slot0.bin", "slot1.bin", "weights.bin")  # see docs/device-files.md
+
 # Role of the tensor that is loaded for each step, the C name of the linked block that it comes from, the block's file.
 _SAMPLE_BLOCKS = ((Role.INPUT, "tcl_samples", "samples.bin"), (Role.LABEL, "tcl_labels", "labels.bin"))
 
@@ -176,6 +178,7 @@ def _training(program: Program, training: TrainingRun) -> dict[str, Any]:
     logits, loss = graph.outputs
     places = {"input": image.name, "label": label.name, "logits": logits, "loss": loss}
     return {
+        **vars(training),
         **{name: f"arena + {program.plan.offsets[tensor] // 4}" for name, tensor in places.items()},
         "shape": image.shape,
         "num_classes": label.num_elements,
@@ -184,11 +187,8 @@ def _training(program: Program, training: TrainingRun) -> dict[str, Any]:
         "num_forward": num_forward_ops(graph, program.tiles)
         if program.tiles
         else sum(call.phase is Phase.FORWARD for call in graph.calls),
-        "run": training.run,
-        "seed": training.seed,
-        "num_epochs": training.num_epochs,
-        "checkpoint_every": training.checkpoint_every,
         "weights_header_bytes": len(training.weights_header),
+        "storage": STORAGE_FILES,
         "features": _features(program, training.features) if training.features else None,
     }
 

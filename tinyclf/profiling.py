@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-PROFILED = "PROFILE=1"  # for make: the program reports the cycles of each operation
+CYCLES, STALLS = "PROFILE=1", "PROFILE=2"  # for make: report the cycles of each operation; also its DMA stalls
 JSON_FILE, PICTURE_FILE = "profile.json", "profile.png"
 
 Record = tuple[int, int, "NDArray[Any]"]  # id, step, words of 32 bits, as read_records gives them
@@ -53,12 +53,12 @@ class OpProfile:
 
 @dataclass(frozen=True)
 class Profile:
-    """A training step on a target, operation by operation; `ceiling` is the most MACs per cycle that it can do."""
+    """A training step on a target, operation by operation; `peak` is the most MACs per cycle of its cores."""
 
     target: str
     num_cores: int
     step: int
-    ceiling: float
+    peak: float
     ops: tuple[OpProfile, ...]
 
     @property
@@ -80,29 +80,29 @@ class Profile:
         )
 
     def share(self, op: OpProfile) -> float:
-        """Return which share of the ceiling an operation, or `total`, reaches."""
-        return op.macs_per_cycle / self.ceiling
+        """Return which share of the peak an operation, or `total`, reaches."""
+        return op.macs_per_cycle / self.peak
 
     def to_dict(self) -> dict[str, Any]:
         """Return the profile as JSON types."""
 
         def row(op: OpProfile) -> dict[str, Any]:
-            figures = {"macs_per_cycle": round(op.macs_per_cycle, 3), "share_of_ceiling": round(self.share(op), 3)}
+            figures = {"macs_per_cycle": round(op.macs_per_cycle, 3), "share_of_peak": round(self.share(op), 3)}
             return {**asdict(op), **figures}
 
         total = {name: value for name, value in row(self.total).items() if name not in ("layer", "kernels", "phase")}
-        about = {"target": self.target, "num_cores": self.num_cores, "step": self.step, "ceiling": self.ceiling}
+        about = {"target": self.target, "num_cores": self.num_cores, "step": self.step, "peak": self.peak}
         return {**about, "total": total, "operations": [row(op) for op in self.ops]}
 
 
 def require_clock(target: Target) -> float:
-    """Return the most MACs per cycle of a target whose clock is the chip's.
+    """Return the most MACs per cycle of all cores of a target that is cycle-accurate.
 
     Raises:
-        BadInput: its clock is not, or its target.toml does not say.
+        BadInput: it is not, or its target.toml does not say.
     """
     if not target.counts_cycles or target.macs_per_cycle is None:
-        raise BadInput(f"--profile: the clock of target {target.name} is not the chip's: profile on --target pulp")
+        raise BadInput(f"--profile: target {target.name} is not cycle-accurate: profile on --target pulp")
     return target.macs_per_cycle
 
 
@@ -128,13 +128,13 @@ def moved_bytes(op: Op) -> tuple[int, int]:
 def make_profile(program: Program, target: Target, records: Sequence[Record], *, num_cores: int) -> Profile:
     """Return the profile of the first step that does every operation: the last one of the first batch.
 
-    `records` are those of a program that was built with `PROFILED`.
+    `records` are those of a program that was built with `CYCLES` or `STALLS`.
 
     Raises:
-        BadInput: the clock of `target` is not the chip's.
+        BadInput: `target` is not cycle-accurate.
         ToolFailed: no step of the run did every operation, or the program was built otherwise.
     """
-    ceiling = require_clock(target)
+    peak = min(require_clock(target), num_cores)  # a core does one MAC in a cycle
     ops = program.tiles.ops if program.tiles else tuple(Op((i,)) for i in range(len(program.graph.calls)))
     steps: dict[int, list[NDArray[Any]]] = {}
     for record, number, words in records:
@@ -145,7 +145,7 @@ def make_profile(program: Program, target: Target, records: Sequence[Record], *,
         raise ToolFailed(f"the run did not report the cycles of a step's {len(ops)} operations")
     macs = macs_by_call(program.graph)
     rows = (_row(program, op, macs, words) for op, words in zip(ops, steps[step], strict=True))
-    return Profile(target.name, num_cores, step, ceiling, tuple(rows))
+    return Profile(target.name, num_cores, step, peak, tuple(rows))
 
 
 def _row(program: Program, op: Op, macs: Sequence[int], words: NDArray[Any]) -> OpProfile:
@@ -174,7 +174,7 @@ def table_lines(profile: Profile) -> list[str]:
     """Return the profile as a table for people, its sums last."""
     total = profile.total
     width = max(len(op.layer) for op in (*profile.ops, total))
-    head = f"{'layer':<{width}}  {'phase':<8} {'tiles':>5} {'cycles':>10} {'MACs':>11} {'MAC/clk':>7} {'of most':>7}"
+    head = f"{'layer':<{width}}  {'phase':<8} {'tiles':>5} {'cycles':>10} {'MACs':>11} {'MAC/clk':>7} {'of peak':>7}"
     lines = [f"{head} {'DMA bytes':>10} {'predicted':>10} {'DMA stall':>9}  calls"]
     for op in (*profile.ops, total):
         rate = f"{op.macs_per_cycle:7.2f} {profile.share(op):7.0%}" if op.macs else f"{'-':>7} {'-':>7}"
@@ -184,8 +184,8 @@ def table_lines(profile: Profile) -> list[str]:
             f"{op.loaded_bytes + op.stored_bytes:>10,} {predicted:>10} {stall:>9}  {' + '.join(op.kernels)}".rstrip()
         )
     cores = "1 core" if profile.num_cores == 1 else f"{profile.num_cores} cores"
-    most = f"most: {profile.ceiling:g} MAC/clk"
-    lines.append(f"step {profile.step} on {profile.target}, {cores}; {most}; stall: all cores wait for the DMA alone")
+    peak = f"peak: {profile.peak:g} MAC/clk"
+    lines.append(f"step {profile.step} on {profile.target}, {cores}; {peak}; stall: all cores wait for the DMA alone")
     return lines
 
 
@@ -214,7 +214,7 @@ def plot_profile(profile: Profile) -> Figure:
     axes.set_ylim(len(profile.ops) - 0.4, -0.6)  # the first operation on top
     axes.margins(x=0.08)
     total = profile.total
-    axes.set_xlabel(f"thousand cycles; at the bars: MAC/clk, at most {profile.ceiling:g}")
+    axes.set_xlabel(f"thousand cycles; at the bars: MAC/clk, peak {profile.peak:g}")
     axes.set_title(f"{profile.target}: {total.cycles:,} cycles, {total.macs_per_cycle:.2f} MAC/clk", fontsize=10)
     used = [phase for phase in colours if any(op.phase == phase for op in profile.ops)]
     patches = [Patch(color=colours[phase], label=phase) for phase in used]

@@ -78,8 +78,10 @@ def training_run(
             losses.append(loss.item())
         after = _classes(model, test[0], dtype=dtype)
     weights = {name: p.detach().double().numpy() for name, p in trained.parts.items()}
-    right = tuple(int((classes == test[1]).sum()) for classes in (before, after))
-    return ReferenceRun(*right, np.array(losses), weights, after, features.worst if features else 0.0)
+    right_before, right_after = (int((classes == test[1]).sum()) for classes in (before, after))
+    return ReferenceRun(
+        right_before, right_after, np.array(losses), weights, after, features.worst if features else 0.0
+    )
 
 
 @contextmanager

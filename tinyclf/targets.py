@@ -80,7 +80,7 @@ class Target:
     description: str
     num_cores: int
     most_cores: int
-    counts_cycles: bool  # its clock is the chip's, so that figures mean something
+    counts_cycles: bool  # it is cycle-accurate
     regions: tuple[Region, ...]
     tile_region: str | None  # where tiles lie, with the stacks of that region; None: among the rest
     l1_bytes: int | None  # for tiles, and what else lies there; None: calls are done where the tensors lie
@@ -88,7 +88,7 @@ class Target:
     shared: tuple[str, ...]  # files of deployers/ that the port is built with
     tools: dict[str, str]  # command -> what brings it
     files: dict[str, str]  # absolute path -> what brings it
-    macs_per_cycle: float | None = None  # at most, on all cores; None: its clock is not the chip's
+    macs_per_cycle: float | None = None  # at most, on all cores; None: not cycle-accurate
     file_bytes: int | None = None  # the most of a file that its programs can read; None: as much as wanted
     tile_table: Path | None = None  # which tiles were measured to be best; None: those of the cost model
 

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from tinyclf.deploy import Job, emit_project, execute, make_program
 from tinyclf.errors import BadInput, CheckFailed
+from tinyclf.profiling import CYCLES
 from tinyclf.targets import RECORD_CALL, Target, read_records, require_tools
 from tinyclf.tile import Choice, Work, candidates
 from tinyclf.tile_plan import buffer_bytes, tiled_works
 from tinyclf.tile_table import Entry, TileTable, work_key, write_table
-
-PROFILED = "OPT=-O2 -DTCL_PROFILE=1"  # without counting stalls, which takes time itself
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class _Bench:
             write_table(file, self._table.with_entries({key: Entry(choice, 0) for key, choice in choices.items()}))
             target = replace(self._target, tile_table=file)
             program = emit_project(self._job, target, project)
-            report = execute(self._job, program, target, project, PROFILED)
+            report = execute(self._job, program, target, project, CYCLES)
             cycles = [int(words.view("<u8")[0]) for record, _, words in read_records(project) if record == RECORD_CALL]
         if not report.passed:
             raise CheckFailed("a step differs from PyTorch: no table was written; deploy --execute shows the values")
@@ -106,7 +105,7 @@ def tune(
     together once more, and one stays only if it makes its operation and the next one faster together.
 
     Raises:
-        BadInput: the target has no tiles, its clock is not a chip's, or there are too few candidates.
+        BadInput: the target has no tiles, it is not cycle-accurate, or there are too few candidates.
         CheckFailed: a value differs from PyTorch's.
         ToolFailed: a tool is missing, or a build or a run failed.
     """
@@ -152,7 +151,7 @@ def _gain(key: str, before: _Run, after: _Run, changed: set[str]) -> int:
 def check_tunable(target: Target, num_candidates: int) -> None:
     """Raise BadInput if nothing can be tuned on `target` or with so few candidates."""
     if not target.counts_cycles:
-        raise BadInput(f"target {target.name}: its clock is not a chip's, nothing can be measured: tune for pulp")
+        raise BadInput(f"target {target.name} is not cycle-accurate, nothing can be measured: tune for pulp")
     if target.tile_bytes is None:
         raise BadInput("there are no tiles to tune with --l1 off")
     if num_candidates < 2:

@@ -211,6 +211,7 @@ def deploy(
     from tinyclf.elf import read_elf
     from tinyclf.errors import BadInput, CheckFailed
     from tinyclf.jobs import default_project, make_job
+    from tinyclf.profiling import STALLS
     from tinyclf.regions import linked_regions
     from tinyclf.starts import Request
     from tinyclf.targets import ELF, require_cores, require_tools, with_l1, with_tiles
@@ -224,7 +225,7 @@ def deploy(
         check_profile(target, run_it=run_it, is_training_run=num_epochs is not None)
     if run_it:
         require_tools(target)
-    upstream = chosen_upstream(target, is_training_run=num_epochs is not None)
+    upstream = chosen_upstream(target)
     if num_epochs is not None:
         settings = {
             "num_epochs": num_epochs,
@@ -232,7 +233,8 @@ def deploy(
             "checkpoint_every": checkpoint_every,
             "cache": cache,
         }
-        deploy_training(request, settings, out or default_project(request), cores=cores, run_it=run_it, resume=resume)
+        project = out or default_project(request)
+        deploy_training(request, settings, project, cores=cores, run_it=run_it, resume=resume, upstream=upstream)
         return
     if num_test is not None or checkpoint_every or resume or cache != "off":
         raise BadInput(
@@ -247,7 +249,7 @@ def deploy(
         click.echo(f"next: make -C {project} run")
         return
     click.echo("building and running it ...")
-    variables = [*([f"NUM_CORES={cores}"] if cores else []), *(["PROFILE=1"] if profiled else [])]
+    variables = [*([f"NUM_CORES={cores}"] if cores else []), *([STALLS] if profiled else [])]
     report = execute(job, program, target, project, *variables)
     click.echo("\n".join(_report_lines(report)))
     if profiled:

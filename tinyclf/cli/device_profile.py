@@ -16,7 +16,7 @@ def check_profile(target: Target, *, run_it: bool, is_training_run: bool) -> Non
     """Refuse --profile where there are no cycles to show.
 
     Raises:
-        BadInput: the clock of `target` is not the chip's, nothing is run, or it is a whole training run.
+        BadInput: `target` is not cycle-accurate, nothing is run, or it is a whole training run.
     """
     from tinyclf.errors import BadInput
     from tinyclf.profiling import require_clock

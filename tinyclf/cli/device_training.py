@@ -12,16 +12,25 @@ from tinyclf.cli.program import FOLDER, main
 if TYPE_CHECKING:
     from tinyclf.starts import Request
     from tinyclf.training_report import TrainingReport
+    from tinyclf.upstream import Upstream
 
 SHOWN_STEPS = 10  # of the losses, spread over the run
 
 
 def deploy_training(
-    request: Request, settings: dict[str, Any], project: Path, *, cores: int | None, run_it: bool, resume: bool
+    request: Request,
+    settings: dict[str, Any],
+    project: Path,
+    *,
+    cores: int | None,
+    run_it: bool,
+    resume: bool,
+    upstream: Upstream | None,
 ) -> None:
     """Emit a training run, and with `run_it` build, run and compare it; `settings` are those of RunSettings."""
     from math import isfinite
 
+    from tinyclf.cli.device_upstream import show_linkage
     from tinyclf.device_run import emit_training, execute_training
     from tinyclf.errors import BadInput, CheckFailed
     from tinyclf.training_jobs import RunSettings, make_training_job
@@ -30,12 +39,13 @@ def deploy_training(
     if resume and not run_it:
         raise BadInput("--resume goes on with a run: add --execute")
     job = make_training_job(request, RunSettings(**settings))
-    emit_training(job, request.target, project, num_cores=cores, resume=resume)
+    program = emit_training(job, request.target, project, num_cores=cores, resume=resume, upstream=upstream)
     num_train, num_test = len(job.samples.train_labels), len(job.samples.test_labels)
     click.echo(
         f"{project}: C project for {request.target.name}, {job.num_epochs} epochs on {num_train:,} samples, "
         f"{num_test:,} test samples, {job.rule.optimizer}, learning rate {job.rule.learning_rate:g}"
     )
+    show_linkage(program)
     features = job.features
     if features:
         num = len(features.tensors)

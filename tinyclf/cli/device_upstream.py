@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tinyclf.upstream import Upstream
 
 
-def chosen_upstream(target: Target, *, is_training_run: bool) -> Upstream | None:
+def chosen_upstream(target: Target) -> Upstream | None:
     """Return the checkout that TRAINLIB_HOME names; None where it is not set or, with a line, cannot be used.
 
     Raises:
@@ -24,10 +24,8 @@ def chosen_upstream(target: Target, *, is_training_run: bool) -> Upstream | None
     home = os.environ.get("TRAINLIB_HOME")
     if not home:
         return None
-    who = "" if target.takes_upstream else f"target {target.name}"
-    who = "a training run" if is_training_run and not who else who
-    if who:
-        click.echo(f"TRAINLIB_HOME is ignored: {who} uses our kernels only")
+    if not target.takes_upstream:
+        click.echo(f"TRAINLIB_HOME is ignored: target {target.name} uses our kernels only")
         return None
     upstream = find_upstream(home)
     if warning(upstream):

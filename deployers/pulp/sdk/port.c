@@ -21,7 +21,8 @@ void fc_panic(char const *file, int line) __attribute__((noreturn));
 #undef port_write
 #undef port_panic
 
-enum { STACK_BYTES = 4096 }; /* of each core of the cluster, in L1, as without the SDK */
+/* Stacks lie in L1, beside 48 KiB of tiles and some hundred bytes of the SDK's own. Core 0 calls the SDK. */
+enum { STACK_BYTES = 4096, WORKER_STACK_BYTES = 1536 };
 
 /* What core 0 of the cluster asks of the fabric controller. */
 struct request {
@@ -156,7 +157,7 @@ static void kickoff(void *arg)
     }
     pi_cluster_task(&task, run, NULL);
     task.stack_size = STACK_BYTES;
-    task.slave_stack_size = STACK_BYTES;
+    task.slave_stack_size = WORKER_STACK_BYTES;
     int const sent = pi_cluster_send_task_to_cl(&cluster, &task);
     if (sent)
         printf("the cluster did not take the task\n");
