@@ -66,8 +66,9 @@ ALLOWED = {
     "placement": {"ir"},
     "memory": {"ir", "placement"},
     "lifetimes_view": {"ir", "memory"},
+    "macs": {"ir"},
     "recompute": {"ir"},
-    "segments": {"ir", "placement", "recompute"},
+    "segments": {"ir", "macs", "placement", "recompute"},
     "elf": set(),
     "upstream_memory": {"ir"},
     "tile": set(),
@@ -99,7 +100,7 @@ ALLOWED = {
     "traces": {"ir"},
     "golden": {"tracing"},
     "verdicts": set(),
-    "profiling": {"emit", "recompute", "targets", "tile"},
+    "profiling": {"emit", "macs", "targets", "tile"},
     "deploy": {
         "budget",
         "emit",
@@ -135,7 +136,7 @@ ALLOWED = {
         "verdicts",
     },
     # where they meet
-    "fitting": {"budget", "ir", "lower", "memory", "models", "recompute", "targets"},
+    "fitting": {"budget", "ir", "lower", "macs", "memory", "models", "targets"},
     "training_jobs": {"data", "device_files", "device_run", "evaluate", "models", "runs", "targets"},
     "jobs": {
         "budget",
@@ -145,9 +146,9 @@ ALLOWED = {
         "evaluate",
         "ir",
         "lower",
+        "macs",
         "memory",
         "models",
-        "recompute",
         "regions",
         "runs",
         "targets",
@@ -203,6 +204,7 @@ def test_nobody_imports_the_command_line() -> None:
 def test_what_needs_no_torch_knows_none() -> None:
     for module in (
         "ir",
+        "macs",
         "memory",
         "feature_memory",
         "targets",

@@ -17,9 +17,9 @@ from tinyclf.emit import emit
 from tinyclf.errors import BadInput, DoesNotFit, Unsupported
 from tinyclf.ir import Graph
 from tinyclf.lower import training_graph
+from tinyclf.macs import num_macs
 from tinyclf.memory import MemoryPlan, plan_memory
 from tinyclf.models import build_model, fold_batchnorm, freeze
-from tinyclf.recompute import num_macs
 from tinyclf.rules import UpdateRule
 from tinyclf.segments import SegmentSearch
 from tinyclf.targets import Target, find_target, with_l1

@@ -14,9 +14,9 @@ from tinyclf.budget import bytes_needed, least_bytes, recomputed_within
 from tinyclf.errors import BadInput, DoesNotFit
 from tinyclf.ir import Graph
 from tinyclf.lower import training_graph
+from tinyclf.macs import num_macs
 from tinyclf.memory import plan_memory
 from tinyclf.models import blocks, build_model, fold_batchnorm, freeze, num_parameters
-from tinyclf.recompute import num_macs
 from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target
 from tinyclf.variants import Variant

@@ -21,6 +21,7 @@ from tinyclf.errors import BadInput, Unsupported
 from tinyclf.evaluate import check_classes
 from tinyclf.ir import Graph
 from tinyclf.lower import training_graph
+from tinyclf.macs import num_macs as num_step_macs
 from tinyclf.memory import MemoryPlan, MemoryReport, plan_memory, report
 from tinyclf.models import (
     blocks,
@@ -33,7 +34,6 @@ from tinyclf.models import (
     num_macs,
     num_parameters,
 )
-from tinyclf.recompute import num_macs as num_step_macs
 from tinyclf.regions import RegionUse, linked_regions
 from tinyclf.rules import UpdateRule
 from tinyclf.runs import load_run
