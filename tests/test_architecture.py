@@ -20,6 +20,7 @@ LEAVES = {
     "plugins",
     "resources",
     "rules",
+    "sizes",
     "update_options",
     "variants",
 }
