@@ -22,7 +22,7 @@ from tinyclf.device_run import TrainingJob, emit_training, execute_training
 from tinyclf.errors import TinyclfError
 from tinyclf.jobs import make_job
 from tinyclf.lower import training_graph
-from tinyclf.recompute import macs_by_call, num_macs
+from tinyclf.macs import macs_by_call, num_macs
 from tinyclf.starts import Request
 from tinyclf.targets import Target, find_target, require_tools
 from tinyclf.variants import Variant

@@ -20,6 +20,7 @@ LEAVES = {
     "plugins",
     "resources",
     "rules",
+    "sizes",
     "update_options",
     "variants",
 }
@@ -66,8 +67,9 @@ ALLOWED = {
     "placement": {"ir"},
     "memory": {"ir", "placement"},
     "lifetimes_view": {"ir", "memory"},
+    "macs": {"ir"},
     "recompute": {"ir"},
-    "segments": {"ir", "placement", "recompute"},
+    "segments": {"ir", "macs", "placement", "recompute"},
     "elf": set(),
     "upstream_memory": {"ir"},
     "tile": set(),
@@ -99,7 +101,7 @@ ALLOWED = {
     "traces": {"ir"},
     "golden": {"tracing"},
     "verdicts": set(),
-    "profiling": {"emit", "recompute", "targets", "tile"},
+    "profiling": {"emit", "macs", "targets", "tile"},
     "deploy": {
         "budget",
         "emit",
@@ -136,7 +138,7 @@ ALLOWED = {
         "verdicts",
     },
     # where they meet
-    "fitting": {"budget", "ir", "lower", "memory", "models", "recompute", "targets"},
+    "fitting": {"budget", "ir", "lower", "macs", "memory", "models", "targets"},
     "starts": {"data", "evaluate", "models", "runs", "targets"},
     "training_jobs": {"data", "device_files", "device_run", "evaluate", "models", "runs", "starts", "targets"},
     "jobs": {
@@ -145,9 +147,9 @@ ALLOWED = {
         "elf",
         "ir",
         "lower",
+        "macs",
         "memory",
         "models",
-        "recompute",
         "regions",
         "starts",
         "targets",
@@ -203,6 +205,7 @@ def test_nobody_imports_the_command_line() -> None:
 def test_what_needs_no_torch_knows_none() -> None:
     for module in (
         "ir",
+        "macs",
         "memory",
         "feature_memory",
         "targets",

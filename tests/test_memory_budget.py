@@ -10,27 +10,13 @@ import pytest
 from test_cli import check_refusal, run
 
 from tinyclf.budget import bytes_needed, recomputed_within
-from tinyclf.errors import BadInput, DoesNotFit
-from tinyclf.fitting import Question, most_that_fits, parse_bytes
+from tinyclf.errors import DoesNotFit
+from tinyclf.fitting import Question, most_that_fits
 from tinyclf.jobs import memory_of
 from tinyclf.memory import plan_memory
 from tinyclf.targets import find_target
 from tinyclf.upstream_memory import upstream_bytes
 from tinyclf.variants import Variant
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("512KiB", 524_288), ("1.5 MiB", 1_572_864), ("400KB", 400_000), ("2mb", 2_000_000), ("65536", 65_536)],
-)
-def test_bytes_are_read(text: str, expected: int) -> None:
-    assert parse_bytes(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "lots", "12 apples", "-5", "0", "1e6", "KiB"])
-def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
-    with pytest.raises(BadInput, match=r"is not a number of bytes: write for instance 512KiB"):
-        parse_bytes(text)
 
 
 @pytest.mark.parametrize(("variant", "expected"), [(Variant("LP"), 3_494_932), (Variant("FT", 2), 18_946_068)])

@@ -17,8 +17,8 @@ from torch import nn
 from tinyclf.deploy import Job, make_program
 from tinyclf.emit import Program
 from tinyclf.errors import BadInput, ToolFailed
+from tinyclf.macs import num_macs
 from tinyclf.profiling import Profile, make_profile, moved_bytes, plot_profile, table_lines, write_profile
-from tinyclf.recompute import num_macs
 from tinyclf.rules import UpdateRule
 from tinyclf.targets import RECORD_CALL, RECORD_CYCLES, Target, find_target
 from tinyclf.tile import Op, Operand, Span

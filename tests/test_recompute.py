@@ -15,10 +15,11 @@ from tinyclf.deploy import write_project
 from tinyclf.emit import Program, emit
 from tinyclf.ir import Call, Graph, Phase
 from tinyclf.lower import training_graph
+from tinyclf.macs import num_macs
 from tinyclf.memory import check_plan, plan_memory
 from tinyclf.models import build_model, calibrate_batchnorm, fold_batchnorm, freeze
 from tinyclf.placement import lifetimes, max_live
-from tinyclf.recompute import Segment, boundaries, check_recomputed, num_forward_calls, num_macs, recompute
+from tinyclf.recompute import Segment, boundaries, check_recomputed, num_forward_calls, recompute
 from tinyclf.segments import SegmentSearch
 from tinyclf.targets import Target
 from tinyclf.traces import traced_tensors

@@ -15,8 +15,8 @@ from torch import nn
 from tinyclf import golden
 from tinyclf.deploy import Job, Report, emit_project, execute, make_program
 from tinyclf.golden import relative_error
+from tinyclf.macs import num_macs
 from tinyclf.models import build_model, calibrate_batchnorm, fold_batchnorm, freeze
-from tinyclf.recompute import num_macs
 from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target, find_target
 from tinyclf.variants import Variant

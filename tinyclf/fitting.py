@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,32 +10,18 @@ from torch import nn
 
 from tinyclf.architectures import ARCHITECTURES
 from tinyclf.budget import bytes_needed, least_bytes, recomputed_within
-from tinyclf.errors import BadInput, DoesNotFit
+from tinyclf.errors import DoesNotFit
 from tinyclf.ir import Graph
 from tinyclf.lower import training_graph
+from tinyclf.macs import num_macs
 from tinyclf.memory import plan_memory
 from tinyclf.models import blocks, build_model, fold_batchnorm, freeze, num_parameters
-from tinyclf.recompute import num_macs
 from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target
 from tinyclf.variants import Variant
 
 PLAIN = UpdateRule(0.01)  # no byte depends on the rate
 SIZE_STEP, LEAST_SIZE = 16, 32  # pixels: the sizes that are tried
-_UNITS = {"": 1, "b": 1, "bytes": 1, "kb": 1000, "mb": 1000**2, "kib": 1024, "mib": 1024**2}
-
-
-def parse_bytes(text: str) -> int:
-    """Return the bytes of a figure like "512KiB", "1.5 MiB", "400KB" or "65536".
-
-    Raises:
-        BadInput: it is none.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
-    unit = _UNITS.get(match[2].lower()) if match else None
-    if match is None or unit is None or (num_bytes := int(float(match[1]) * unit)) < 1:
-        raise BadInput(f"'{text}' is not a number of bytes: write for instance 512KiB, 1.5MiB, 400KB or 65536")
-    return num_bytes
 
 
 @dataclass(frozen=True)

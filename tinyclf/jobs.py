@@ -18,6 +18,7 @@ from tinyclf.elf import read_elf
 from tinyclf.errors import BadInput, Unsupported
 from tinyclf.ir import Graph
 from tinyclf.lower import training_graph
+from tinyclf.macs import num_macs as num_step_macs
 from tinyclf.memory import MemoryPlan, MemoryReport, plan_memory, report
 from tinyclf.models import (
     blocks,
@@ -30,7 +31,6 @@ from tinyclf.models import (
     num_macs,
     num_parameters,
 )
-from tinyclf.recompute import num_macs as num_step_macs
 from tinyclf.regions import RegionUse, linked_regions
 from tinyclf.rules import UpdateRule
 from tinyclf.starts import Request, check_request, start_of

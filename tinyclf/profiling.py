@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tinyclf.emit import Program
 from tinyclf.errors import BadInput, ToolFailed
 from tinyclf.files import write_text, write_whole
-from tinyclf.recompute import macs_by_call
+from tinyclf.macs import macs_by_call
 from tinyclf.targets import RECORD_CALL, Target
 from tinyclf.tile import Op
 

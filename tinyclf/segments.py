@@ -12,12 +12,12 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 
 from tinyclf.ir import Graph, Phase
+from tinyclf.macs import num_macs
 from tinyclf.placement import lifetimes, max_live
 from tinyclf.recompute import (
     Segment,
     boundaries,
     num_forward_calls,
-    num_macs,
     plain_name,
     recompute,
     recompute_unchecked,

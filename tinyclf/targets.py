@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinyclf.errors import BadInput, ToolFailed
 from tinyclf.resources import resource_dir
+from tinyclf.sizes import parse_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -170,23 +171,17 @@ def _code_bound(table: dict[str, Any]) -> CodeBound:
 
 
 def with_l1(target: Target, text: str) -> Target:
-    """Return `target` with other bytes of L1: a number, "64KiB", "1MiB", or "off", to compute where tensors lie.
+    """Return `target` with other bytes of L1, as `parse_bytes` reads them, or "off", to compute where tensors lie.
 
     Raises:
         BadInput: it is none of these, or more than the target has.
     """
     if text == "off":
         return replace(target, l1_bytes=None)
-    num_bytes = next(
-        (
-            int(text.removesuffix(unit)) * factor
-            for unit, factor in (("KiB", 1 << 10), ("MiB", 1 << 20), ("", 1))
-            if text.endswith(unit) and text.removesuffix(unit).isdecimal()
-        ),
-        None,
-    )
-    if num_bytes is None:
-        raise BadInput(f"'{text}' is no number of bytes of L1: say, for instance, 64KiB or 65536, or off")
+    try:
+        num_bytes = parse_bytes(text)
+    except BadInput as error:
+        raise BadInput(f"--l1: {error}, or off") from None
     most = next((r.num_bytes for r in target.regions if r.name == target.tile_region), None)
     if most is not None and num_bytes > most:
         raise BadInput(f"--l1 {text}: target {target.name} has {most:,} bytes of {target.tile_region}")

@@ -271,7 +271,8 @@ def _compare_lines(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _print_budget(budget: str, what: Variant, net: dict[str, Any], *, as_json: bool) -> None:
-    from tinyclf.fitting import Question, most_that_fits, parse_bytes
+    from tinyclf.fitting import Question, most_that_fits
+    from tinyclf.sizes import parse_bytes
 
     target = net["target"]
     question = Question(
