@@ -16,20 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from tinyclf.deploy import Job, emit_project, execute
+from tinyclf.deploy import Job
 from tinyclf.device_files import Samples
 from tinyclf.device_run import TrainingJob, emit_training, execute_training
 from tinyclf.errors import TinyclfError
 from tinyclf.jobs import make_job
-from tinyclf.lower import training_graph
-from tinyclf.macs import macs_by_call, num_macs
+from tinyclf.macs import macs_by_call
 from tinyclf.starts import Request
 from tinyclf.targets import Target, find_target, require_tools
 from tinyclf.variants import Variant
 
 HERE = Path(__file__).parent
 JSON_FILE = HERE / "device.json"
-NUM_CACHED_SAMPLES = 2  # of a training run that keeps features: the first epoch computes them, the second is measured
+NUM_CACHED = 2  # samples of a run that keeps features: the first epoch computes them, the second is measured
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ LEDGER = (
 
 
 def measure(step: Step) -> dict[str, Any]:
-    """Run one verified step and return its row."""
+    """Run a step within a training run, compare that with PyTorch, and return its row."""
     target = find_target("pulp")
     request = Request(
         target=target,
@@ -82,7 +81,7 @@ def measure(step: Step) -> dict[str, Any]:
         from_run=None,
         data=None,
         num_steps=1,
-        num_samples=NUM_CACHED_SAMPLES if step.is_cached else 1,
+        num_samples=NUM_CACHED if step.is_cached else 1,
         learning_rate=0.01 if not step.recompute else None,
         weight_decay=0.0,
         seed=0,
@@ -90,8 +89,7 @@ def measure(step: Step) -> dict[str, Any]:
     )
     job = make_job(request)
     with tempfile.TemporaryDirectory() as folder:
-        project = Path(folder) / "project"
-        macs, cycles = _cached(job, step, target, project) if step.is_cached else _single(job, target, project)
+        macs, cycles = _run(job, step, target, Path(folder) / "project")
     return {
         "net": step.net,
         "size": step.size,
@@ -103,41 +101,30 @@ def measure(step: Step) -> dict[str, Any]:
     }
 
 
-def _single(job: Job, target: Target, project: Path) -> tuple[int, int]:
-    """Return the MACs, without those that are repeated, and the cycles of a step by itself."""
-    program = emit_project(job, target, project)
-    report = execute(job, program, target, project)
-    assert report.passed, [c for c in report.worst() if not c.passed]
-    assert report.cycles is not None
-    _, channels, height, width = job.samples.shape
-    plain = training_graph(job.model, input_shape=(channels, height, width), rule=job.rule)
-    return num_macs(plain), report.cycles[0]
-
-
-def _cached(job: Job, step: Step, target: Target, project: Path) -> tuple[int, int]:
-    """Return the MACs and, on average, the cycles of a step of a training run's second epoch."""
+def _run(job: Job, step: Step, target: Target, project: Path) -> tuple[int, int]:
+    """Return the MACs of a step, without those that are repeated, and its cycles: on average over those of an epoch."""
     samples = Samples(job.samples, job.labels.argmax(axis=1), job.samples[:0], np.zeros(0, dtype=np.int64))
     training = TrainingJob(
         model=job.model,
         variant=step.variant,
         samples=samples,
         num_classes=job.labels.shape[1],
-        num_epochs=2,
+        num_epochs=2 if step.is_cached else 1,
         checkpoint_every=0,
         rule=job.rule,
         seed=0,
         source=0,
         command=job.command,
-        cache="fp32",
+        cache="fp32" if step.is_cached else "off",
+        recompute=step.recompute,
     )
-    program = emit_training(training, target, project)
+    emit_training(training, target, project)
     report = execute_training(training, target, project)
     assert report.passed, report.checks
     assert report.cycles is not None
-    assert report.features is not None
-    macs = sum(macs_by_call(program.graph)[report.features.num_frozen_calls :])
-    later = report.cycles[NUM_CACHED_SAMPLES:]
-    return macs, round(sum(later) / len(later))
+    num_passed = report.features.num_frozen_calls if report.features else 0
+    last = report.cycles[-len(job.samples) :]
+    return sum(macs_by_call(training.graph)[num_passed:]), round(sum(last) / len(last))
 
 
 def shortfalls(row: dict[str, Any]) -> list[str]:
@@ -171,10 +158,10 @@ def main() -> None:
     lines = [
         "# Cycles of a training step in GVSoC (pulp-open, 8 cores, float32, one sample, data in L2, tiles in L1)",
         "",
-        "Written by `make bench-device`; every step was verified against PyTorch. Loading the sample and reporting are",
-        "not counted. MACs are those of convolutions and linear layers, without those that recomputation repeats.",
-        "cached: a later epoch of a training run with `--cache fp32`, which computes only what lies behind the frozen",
-        f"part, whose features are fetched and copied to the arena. Compiler: {compiler}.",
+        "Written by `make bench-device`. Steps of training runs (`deploy --epochs`), whose losses and weights were",
+        "compared with PyTorch's; the sample is in L2 when a step begins. MACs are those of convolutions and linear",
+        "layers, without those that recomputation repeats. cached: a later epoch with `--cache fp32`, which fetches",
+        f"the frozen features of the sample and computes only what lies behind. Compiler: {compiler}.",
         "",
         "| net | size | MACs | cycles | MAC/clk | required |",
         "|---|---|---|---|---|---|",

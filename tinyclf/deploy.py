@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +22,7 @@ from tinyclf.errors import BadInput, DoesNotFit
 from tinyclf.feature_memory import FeatureMemory
 from tinyclf.files import write_text
 from tinyclf.golden import Trajectory
-from tinyclf.ir import Graph
+from tinyclf.ir import Graph, Role, gradient_name
 from tinyclf.lower import training_graph
 from tinyclf.memory import MemoryPlan, plan_memory
 from tinyclf.regions import RegionUse, predict_regions
@@ -53,6 +54,7 @@ class Job:
     rule: UpdateRule
     command: str  # how the user asked for it; stands in the emitted headers
     recompute: bool = False  # activations, where they would not fit the target; where all fits, as few bytes as can be
+    gradients: bool = True  # are reported; otherwise a step does just what it does within a training run
 
 
 class Step(Protocol):
@@ -181,7 +183,7 @@ def make_program(
         num_cores=num_cores,
         num_samples=len(job.samples),
         upstream=upstream,
-        is_traced=True,
+        traces=partial(traced_tensors, gradients=job.gradients),
     )
     return replace(program, samples=job.samples, labels=job.labels)
 
@@ -195,11 +197,12 @@ def plan_program(
     num_samples: int | None,
     features: FeatureMemory | None = None,
     upstream: Upstream | None = None,
-    is_traced: bool = False,
+    traces: Callable[[Graph], frozenset[str]] = lambda graph: frozenset(),
 ) -> Program:
     """Return the program of a job's step: with activations recomputed if the job says so, planned and cut into tiles.
 
-    `num_samples` None: they are streamed, and `features` of them may be kept. The program has no samples yet.
+    `num_samples` None: they are streamed, and `features` of them may be kept. `traces` says what is
+    reported. The program has no samples yet.
 
     Raises:
         DoesNotFit: see `make_program`.
@@ -211,7 +214,7 @@ def plan_program(
     linkage = None
     if upstream:
         graph, linkage = link(graph, upstream)
-    plan, traced = plan_memory(graph), traced_tensors(graph) if is_traced else frozenset()
+    plan, traced = plan_memory(graph), traces(graph)
     values = {name: p.detach().numpy() for name, p in job.model.named_parameters()}
     tiles = target_tiles(graph, plan, target, traced=traced)
     return Program(graph, plan, values, None, None, job.num_steps, traced, linkage=linkage, tiles=tiles)
@@ -319,12 +322,14 @@ def execute(job: Job, program: Program, target: Target, project: Path, *variable
     public = dict(zip(program.graph.outputs, (golden.LOGITS, golden.LOSS), strict=True))
     device = [{public.get(name, name): value for name, value in step.items()} for step in results.steps]
     device = [whole_gradients(program.graph, step) for step in device]
+    gradients = {gradient_name(t.name) for t in program.graph.tensors_of(Role.PARAMETER)}
     device, frozen = _without_frozen_channels(program, device)
     single, whole = (_golden(job, program, device, follow=follow) for follow in (True, False))
     comparisons = [
         Comparison(name, step, _error(actual, name, value), _error(actual, name, in_run[name]), TOLERANCE, STEP_SOURCE)
         for step, (actual, by_itself, in_run) in enumerate(zip(device, single.steps, whole.steps, strict=True))
         for name, value in by_itself.items()
+        if job.gradients or name not in gradients
     ]
     comparisons += frozen
     cores = next((int(v.split("=")[1]) for v in variables if v.startswith("NUM_CORES=")), target.num_cores)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tinyclf.ir import Graph, Phase, Tensor
+from tinyclf.ir import Call, Graph, Phase, Tensor
 from tinyclf.tile import ALIGNMENT, STATE_BYTES, Op, Operand, Span, TilePlan
+
+MOST_NAMES = 8  # of calls, in the comment of an operation
 
 
 def traces_by_op(tiles: TilePlan, traces: Sequence[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
@@ -91,7 +93,7 @@ def _op(
     layer = [(name, literal(value) if isinstance(value, float) else str(value)) for name, value in op.layer]
     return {
         "first_operand": sum(len(before.operands) for before in tiles.ops[:number]),
-        "names": ", ".join(f"{graph.calls[i].kernel} of {graph.calls[i].node}" for i in op.calls),
+        "names": _names([graph.calls[i] for i in op.calls]),
         "body": op.body,
         "layer": [*layer, *([("rule", "&rule")] if op.needs_rule else [])],
         "counts": op.counts,
@@ -99,6 +101,12 @@ def _op(
         "operands": [_operand(graph, o, place) for o in op.operands],
         "num_next": len(behind.operands) if behind and behind.body else 0,
     }
+
+
+def _names(calls: Sequence[Call]) -> str:
+    """Return what calls an operation stands for; of many alike, such as blocks of rows, the first and the last."""
+    names = [f"{call.kernel} of {call.node}" for call in calls]
+    return ", ".join(names if len(names) <= MOST_NAMES else [*names[:2], "...", *names[-2:]])
 
 
 def _operand(graph: Graph, operand: Operand, place: Callable[[Tensor], str]) -> dict[str, Any]:

@@ -29,8 +29,8 @@ Record = tuple[int, int, "NDArray[Any]"]  # id, step, words of 32 bits, as read_
 class OpProfile:
     """One operation of a step: calls that are done on the same tiles, or one call that computes where tensors lie.
 
-    `layer` is the node of the call with the most MACs, `kernels` are those of its calls in order. Bytes are those that
-    the DMA moves, of all tiles. `predicted_cycles` and `stall_cycles` are None where there are no tiles. A stall: all
+    `layer` is the node of the call with the most MACs, `kernels` are those of its calls in order, each once. Bytes are
+    those that the DMA moves, of all tiles. `predicted_cycles` and `stall_cycles` are None where there are no tiles. A stall: all
     cores have computed and wait for the DMA; up to 120 cycles of each wait, one a tile, are the measuring's own.
     """
 
@@ -155,7 +155,7 @@ def _row(program: Program, op: Op, macs: Sequence[int], words: NDArray[Any]) -> 
     loaded, stored = moved_bytes(op)
     return OpProfile(
         layer=program.graph.calls[most].node,
-        kernels=tuple(call.kernel for call in calls),
+        kernels=tuple(dict.fromkeys(call.kernel for call in calls)),
         phase=calls[0].phase.value,
         num_tiles=op.num_tiles if op.body else 0,
         cycles=cycles,

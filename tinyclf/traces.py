@@ -12,14 +12,14 @@ from tinyclf.ir import Graph, Role, Tensor, gradient_name
 Array = NDArray[np.float32]
 
 
-def traced_tensors(graph: Graph) -> frozenset[str]:
+def traced_tensors(graph: Graph, *, gradients: bool = True) -> frozenset[str]:
     """Return what a training step is checked by.
 
     That is the outputs, the gradients of parameters, the updated parameters, and what decides which way gradients
-    take (`kinks`).
+    take (`kinks`). Without `gradients` these are judged by the parameters that they update: tiles need not store them.
     """
     trained = [t.name for t in graph.tensors_of(Role.PARAMETER) if t.trained]
-    grads = [t.name for name in trained for t in _gradient_parts(graph, name)]
+    grads = [t.name for name in trained for t in _gradient_parts(graph, name)] if gradients else []
     return frozenset({*graph.outputs, *trained, *grads, *kinks(graph).values()})
 
 

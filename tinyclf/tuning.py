@@ -111,7 +111,7 @@ def tune(
     """
     check_tunable(target, num_candidates)
     require_tools(target)
-    bench = _Bench(replace(job, num_steps=1), target, table)
+    bench = _Bench(replace(job, num_steps=1, gradients=False), target, table)
     offered = {key: bench.candidates(key, num_candidates) for key in bench.works}
     rounds: list[_Run] = []
     for number in range(max(len(choices) for choices in offered.values())):

@@ -159,7 +159,7 @@ _k_option = click.option("--k", type=int, default=2, show_default=True, help="Nu
     "profiled",
     is_flag=True,
     help="With --execute, on pulp: show the cycles, MACs and DMA of each operation of a step; a table, profile.json "
-    "and profile.png. Measuring takes some cycles for each tile.",
+    "and profile.png. Measuring takes some cycles for each tile; gradients are not reported, which takes cycles too.",
 )
 def deploy(
     variant: str | None,
@@ -202,6 +202,7 @@ def deploy(
     by more than 0.5 points, or the weights by more than 0.001 of the largest, and PyTorch's own run in float32 does not
     differ by a tenth as much.
     """
+    from dataclasses import replace
     from math import isfinite
 
     from tinyclf.cli.device_profile import check_profile, show_profile
@@ -240,7 +241,7 @@ def deploy(
         raise BadInput(
             "--test-samples, --checkpoint-every, --cache and --resume belong to a training run: add --epochs"
         )
-    job = make_job(request)
+    job = replace(make_job(request), gradients=not profiled)  # storing them takes cycles that training does not
     project = out or default_project(request)
     program = emit_project(job, target, project, num_cores=cores, upstream=upstream)
     click.echo(f"{project}: C project for {target.name}, {job.num_steps} steps on {len(job.samples)} samples")
