@@ -30,8 +30,8 @@ class OpProfile:
     """One operation of a step: calls that are done on the same tiles, or one call that computes where tensors lie.
 
     `layer` is the node of the call with the most MACs, `kernels` are those of its calls in order, each once. Bytes are
-    those that the DMA moves, of all tiles. `predicted_cycles` and `stall_cycles` are None where there are no tiles. A stall: all
-    cores have computed and wait for the DMA; up to 120 cycles of each wait, one a tile, are the measuring's own.
+    those that the DMA moves, of all tiles. `predicted_cycles` and `stall_cycles` are None where there are no tiles. A
+    stall: all cores have computed and wait for the DMA; up to 120 cycles of each wait, one a tile, are the measuring's.
     """
 
     layer: str
