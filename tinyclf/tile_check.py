@@ -8,7 +8,7 @@ import numpy as np
 
 from tinyclf.ir import PERSISTENT, Graph, Role
 from tinyclf.memory import MemoryPlan
-from tinyclf.tile import NUM_LOOPS, Op, Operand, TilePlan
+from tinyclf.tile import NUM_LOOPS, Op, Operand, TilePlan, layer_fault, op_fault
 
 Range = tuple[int, int]
 _BLOCK = 1 << 40  # bytes between the blocks of L2 (arena, parameters, state): ranges of two never overlap
@@ -35,6 +35,7 @@ def check_tiles(graph: Graph, plan: MemoryPlan, tiles: TilePlan, *, traced: froz
     before: Op | None = None
     for op in tiles.ops:
         if op.body:
+            _check_limits(op)
             _check_buffers(op, tiles.num_bytes)
             _check_copies(graph, plan, op)
             _check_outputs(graph, op)
@@ -91,6 +92,12 @@ def _sources(graph: Graph, plan: MemoryPlan, order: Sequence[int]) -> dict[tuple
                     writer[other] = -2 - i  # overwritten
             writer[name] = i
     return sources
+
+
+def _check_limits(op: Op) -> None:
+    """Assert that the structs in C hold all numbers, and that the DMA can do every copy."""
+    fault = op_fault(op) or layer_fault(op.layer)
+    assert fault is None, f"{op.body}: {fault}"
 
 
 def _check_buffers(op: Op, num_bytes: int) -> None:
