@@ -36,7 +36,7 @@ RULES = (
 )
 WEIGHTS_HEADER_BYTES = 1024
 MOST_CODE = 50_000  # bytes
-OP, OPERAND, TRACE = 72, 40, 8  # bytes of a row of the tables: struct tcl_op with tcl_call, tcl_operand, tcl_trace
+OP, OPERAND, TRACE = 76, 40, 8  # bytes of a row of the tables: struct tcl_op with tcl_call, tcl_operand, tcl_trace
 Array = NDArray[np.float64]
 MARGIN = 256  # bytes for the alignment between sections, which depends on the net
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -127,14 +128,24 @@ def test_plans_are_the_same_every_time() -> None:
 # --- the checker refuses ------------------------------------------------------------------------------------------
 
 
+@cache
+def _tiled(l1_bytes: int) -> tuple[Graph, MemoryPlan, TilePlan]:
+    graph, plan = _step("mobilenet_wd4", Variant("full"), size=64)
+    return graph, plan, plan_tiles(graph, plan, l1_bytes=l1_bytes)
+
+
 def _with_operand(op: Op, slot: str, change: Callable[[Operand], Operand]) -> Op:
     assert any(o.slot == slot for o in op.operands)
     return replace(op, operands=tuple(change(o) if o.slot == slot else o for o in op.operands))
 
 
-def _change(tiles: TilePlan, body: str, change: Callable[[Op], Op]) -> TilePlan:
-    """Return `tiles` with the first operation of more than one tile by `body` changed."""
-    number = next(i for i, op in enumerate(tiles.ops) if op.body == body and op.num_tiles > 1)
+def _change(tiles: TilePlan, body: str, change: Callable[[Op], Op], *, loop: int | None = None) -> TilePlan:
+    """Return `tiles` with the first operation of more than one tile (of `loop`) by `body` changed."""
+    number = next(
+        i
+        for i, op in enumerate(tiles.ops)
+        if op.body == body and (op.num_tiles if loop is None else op.counts[loop]) > 1
+    )
     return replace(tiles, ops=(*tiles.ops[:number], change(tiles.ops[number]), *tiles.ops[number + 1 :]))
 
 
@@ -186,23 +197,69 @@ FAULTS: dict[str, tuple[Callable[[TilePlan], TilePlan], str]] = {
         ),
         "W.rows",
     ),
-    "loaded too early": (
-        lambda t: replace(
-            t,
-            ops=tuple(replace(op, operands=tuple(replace(o, early=o.load) for o in op.operands)) for op in t.ops),
-        ),
-        "early|not there yet|nothing comes before",
+    "a mask for the last rows alone": (
+        lambda t: _change(t, "tcl_tile_dw_ig", lambda op: replace(op, num_outer=1), loop=1),
+        "the (first|last) tile of a sum",
+    ),
+    "a sum that does not end with its last tile": (
+        lambda t: _change(t, "tcl_tile_dw_wg", lambda op: replace(op, num_outer=2), loop=1),
+        "the (first|last) tile of a sum",
     ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_checker_refuses(fault: str) -> None:
-    graph, plan = _step("mobilenet_wd4", Variant("full"), size=64)
-    tiles = plan_tiles(graph, plan, l1_bytes=12 * KIB)
+    graph, plan, tiles = _tiled(12 * KIB)
     change, message = FAULTS[fault]
     with pytest.raises(AssertionError, match=message):
         check_tiles(graph, plan, change(tiles))
+
+
+# Why an operand may not be loaded early -> which operand is such, of operation `op` behind `before`.
+EARLY: dict[str, Callable[[Graph, Op | None, Op, Operand], bool]] = {
+    "nothing comes before it": lambda graph, before, op, o: before is None and o.load,
+    "what comes before it is not tiled": lambda graph, before, op, o: before is not None and not before.body and o.load,
+    "is never loaded": lambda graph, before, op, o: _is_tiled(before) and not o.load and o.tensor is not None,
+    "is early": lambda graph, before, op, o: _is_tiled(before) and o.slot == "W" and _is_in_use(before, o),
+    "is not there yet": lambda graph, before, op, o: (
+        _is_tiled(before) and o.load and not _is_in_use(before, o) and o.tensor in _stored(before)
+    ),
+}
+
+
+def _is_tiled(before: Op | None) -> bool:
+    return before is not None and before.body is not None
+
+
+def _is_in_use(before: Op | None, o: Operand) -> bool:
+    assert before is not None
+    return any(o.buffers[0] < stop and start < o.buffers[0] + o.num_bytes for start, stop in before.extents)
+
+
+def _stored(before: Op | None) -> set[str | None]:
+    assert before is not None
+    return {o.tensor for o in before.operands if o.store}
+
+
+@pytest.mark.parametrize("reason", EARLY)
+def test_the_checker_refuses_one_operand_that_is_loaded_too_early(reason: str) -> None:
+    graph, plan, tiles = _tiled(64 * KIB)
+    number, slot = next(
+        (n, o.slot)
+        for n, (before, op) in enumerate(zip((None, *tiles.ops), tiles.ops, strict=False))
+        for o in op.operands
+        if not o.early and EARLY[reason](graph, before, op, o)
+    )
+    early = _with_operand(tiles.ops[number], slot, lambda o: replace(o, early=True))
+    with pytest.raises(AssertionError, match=reason):
+        check_tiles(graph, plan, replace(tiles, ops=(*tiles.ops[:number], early, *tiles.ops[number + 1 :])))
+
+
+def test_weights_are_loaded_while_the_operation_before_ends() -> None:
+    tiles = _tiled(64 * KIB)[2]
+    weights = [o.early for op in tiles.ops for o in op.operands if o.slot == "W" and op.body == "tcl_tile_pw_fw"]
+    assert sum(weights) > len(weights) / 2
 
 
 # --- on targets ---------------------------------------------------------------------------------------------------

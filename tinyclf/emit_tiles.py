@@ -137,5 +137,4 @@ def _address(place: str, first: int) -> str:
 
 
 def _span(span: Span) -> str:
-    more = span.extent - span.step if span.loop >= 0 else 0
-    return ", ".join(str(value) for value in (span.step, span.size, span.before, more, span.loop))
+    return ", ".join(str(value) for value in (span.step, span.size, span.before, span.more, span.loop))

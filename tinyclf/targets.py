@@ -29,6 +29,7 @@ else:
     import tomli as tomllib
 
 L1_ALIGNMENT = 16  # bytes
+MOST_TILE_BYTES = L1_ALIGNMENT << 16  # of L1: as far as buffers are numbered, in uint16_t
 ELF = Path("build/tinyclf.elf")  # of an emitted project
 TILE_TABLE = "tiles.json"  # of a target's folder
 RECORD_CYCLES, RECORD_END, RECORD_REFUSED, RECORD_RESUMED, RECORD_CALL = -1, -2, -3, -4, -5  # ids of tcl_run.h
@@ -100,13 +101,13 @@ class Target:
 
     @property
     def tile_bytes(self) -> int | None:
-        """Return the bytes for tiles: L1 without the stacks that lie there too; None: no tiles."""
+        """Return the bytes for tiles: what can be used of L1 without the stacks there; None: no tiles."""
         if self.l1_bytes is None:
             return None
         stacks = sum(
             r.stack_bytes + r.core_stack_bytes * self.num_cores for r in self.regions if r.name == self.tile_region
         )
-        return max(self.l1_bytes - stacks, 0) // L1_ALIGNMENT * L1_ALIGNMENT
+        return max(min(self.l1_bytes - stacks, MOST_TILE_BYTES), 0) // L1_ALIGNMENT * L1_ALIGNMENT
 
     def missing(self) -> list[str]:
         """Return what is not on this machine, each with what brings it."""

@@ -10,11 +10,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from math import prod
+from math import inf, prod
 
 NUM_LOOPS = 3  # TCL_TILE_LOOPS of tcl_tile.h
 STATE_BYTES = 2560  # TCL_TILE_STATE_BYTES
 ALIGNMENT = 16  # of a buffer, in bytes: TCL_TILE_ALIGNMENT
+
+# What the structs of tcl_tile.h and one copy by a port's DMA can hold: a tiling beyond that is none.
+FIELD_TYPES = {
+    "tcl_span": {"step": "int32_t", "size": "int32_t", "before": "int16_t", "more": "int8_t", "loop": "int8_t"},
+    "tcl_operand": {"stride": "int32_t", "buffers": "uint16_t", "unit": "uint16_t"},
+    "tcl_layer": {
+        **dict.fromkeys(("in_height", "in_width", "out_height", "out_width"), "uint16_t"),
+        **dict.fromkeys(("kernel_height", "kernel_width", "stride_h", "stride_w"), "uint16_t"),
+        **dict.fromkeys(("pad_top", "pad_left", "act"), "uint8_t"),
+    },
+    "tcl_op": {"counts": "uint16_t", "num_outer": "uint8_t", "num_operands": "uint8_t", "num_next": "uint8_t"},
+}
+MOST_OPERANDS = 10  # TCL_TILE_OPERANDS
+MOST_COPY_BYTES = (1 << 17) - 1  # PORT_DMA_MOST_BYTES of port_dma.h
+_RANGES = {
+    f"{'u' * (low == 0)}int{bits}_t": range(low, high)
+    for bits in (8, 16, 32)
+    for low, high in ((0, 1 << bits), (-(1 << bits - 1), 1 << bits - 1))
+}
+_HOLDS = {struct: {name: _RANGES[kind] for name, kind in kinds.items()} for struct, kinds in FIELD_TYPES.items()}
 
 # The cost model, in cycles: measured on pulp-open in GVSoC.
 _DMA_BYTES_PER_CYCLE = 7.7
@@ -39,6 +59,11 @@ class Span:
         start = (index[self.loop] * self.step if self.loop >= 0 else 0) - self.before
         first = min(max(start, 0), self.size)
         return first, max(min(start + self.extent, self.size), first)
+
+    @property
+    def more(self) -> int:
+        """Return by how much a tile's extent is larger than its step."""
+        return self.extent - self.step if self.loop >= 0 else 0
 
     @property
     def most(self) -> int:
@@ -106,6 +131,37 @@ class Op:
     def extents(self) -> list[tuple[int, int]]:
         """Return the byte ranges of L1 that its buffers take."""
         return [(b, b + o.num_bytes) for o in self.operands for b in set(o.buffers)]
+
+
+def layer_fault(layer: Iterable[tuple[str, int | float]]) -> str | None:
+    """Return which of the fields of a layer struct tcl_layer cannot hold; None: it holds all."""
+    holds = _HOLDS["tcl_layer"]
+    return next((_beyond(name, v, holds[name]) for name, v in layer if name in holds and v not in holds[name]), None)
+
+
+def _beyond(name: str, value: int | float, holds: range) -> str:
+    return f"{name} is {value}, tiles can do {holds[0]:,} to {holds[-1]:,}"
+
+
+def op_fault(op: Op) -> str | None:
+    """Return what of an operation's tiles C cannot hold: a field of a struct, or a copy; None: it holds all."""
+    if len(op.operands) > MOST_OPERANDS:
+        return f"{len(op.operands)} operands, tiles can do {MOST_OPERANDS}"
+    holds = _HOLDS["tcl_op"]["counts"]
+    faults = [_beyond("counts", count, holds) for count in op.counts if count not in holds]
+    return next(iter((*faults, *filter(None, map(_operand_fault, op.operands)))), None)
+
+
+def _operand_fault(o: Operand) -> str | None:
+    if o.tensor and o.num_bytes > MOST_COPY_BYTES:
+        return f"a copy of {o.slot} is {o.num_bytes:,} bytes, the DMA can do {MOST_COPY_BYTES:,}"
+    holds, span = _HOLDS["tcl_operand"], _HOLDS["tcl_span"]
+    values = [("stride", o.stride, holds["stride"]), ("unit", o.unit, holds["unit"])]
+    values += [("buffers", (STATE_BYTES + buffer) // ALIGNMENT, holds["buffers"]) for buffer in o.buffers]
+    for s in (o.rows, o.columns):
+        values += [("step", s.step, span["step"]), ("size", s.size, span["size"])]
+        values += [("before", s.before, span["before"]), ("more", s.more, span["more"])]
+    return next((f"{o.slot}: {_beyond(name, v, inside)}" for name, v, inside in values if v not in inside), None)
 
 
 @dataclass(frozen=True)
@@ -194,15 +250,22 @@ def choose(work: Work, num_bytes: int, tuned: Choice | None = None) -> Op | None
     """Return the tiling `tuned` of `work` if its buffers fit `num_bytes`, else the best that fits; None: none does."""
     if tuned and _cuts(work, tuned):
         for cost, _, op in _fitting(work, [tuned], num_bytes):
-            return replace(op, cycles=round(cost))
-    best = min(_fitting(work, _choices(work), num_bytes), key=lambda found: found[0], default=None)
-    return replace(best[2], cycles=round(best[0])) if best else None
+            if not op_fault(op):
+                return replace(op, cycles=round(cost))
+    best: Op | None = None
+    least = inf
+    for cost, _, op in _fitting(work, _choices(work), num_bytes):
+        if cost < least and not op_fault(op):
+            best, least = op, cost
+    return replace(best, cycles=round(least)) if best else None
 
 
 def candidates(work: Work, num_bytes: int, most: int) -> list[Choice]:
     """Return the `most` best tilings of `work` that fit `num_bytes`, best first; of several that do the same, one."""
     found: dict[tuple[object, ...], tuple[float, Choice]] = {}
     for cost, choice, op in _fitting(work, _choices(work), num_bytes):
+        if op_fault(op):
+            continue
         walked = tuple(loop for loop, count in zip(choice.order, op.counts, strict=False) if count > 1)
         found.setdefault((choice.tiles, walked), (cost, choice))
     return [choice for _, choice in sorted(found.values(), key=lambda pair: pair[0])[:most]]
@@ -222,6 +285,8 @@ def _cuts(work: Work, choice: Choice) -> bool:
 
 def _fitting(work: Work, choices: Iterable[Choice], num_bytes: int) -> Iterator[tuple[float, Choice, Op]]:
     """Yield the choices whose buffers fit, each with the cycles of the cost model before it."""
+    if layer_fault(work.layer):
+        return
     for choice in choices:
         op = _tiled(work, choice.tiles, choice.order)
         if sum(stop - start for start, stop in op.extents) <= num_bytes:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from tinyclf.ir import PERSISTENT, Graph, Role
 from tinyclf.memory import MemoryPlan
-from tinyclf.tile import NUM_LOOPS, Op, Operand, TilePlan
+from tinyclf.tile import NUM_LOOPS, Op, Operand, TilePlan, layer_fault, op_fault
 
 Range = tuple[int, int]
 _BLOCK = 1 << 40  # bytes between the blocks of L2 (arena, parameters, state): ranges of two never overlap
@@ -35,6 +36,7 @@ def check_tiles(graph: Graph, plan: MemoryPlan, tiles: TilePlan, *, traced: froz
     before: Op | None = None
     for op in tiles.ops:
         if op.body:
+            _check_limits(op)
             _check_buffers(op, tiles.num_bytes)
             _check_copies(graph, plan, op)
             _check_outputs(graph, op)
@@ -91,6 +93,12 @@ def _sources(graph: Graph, plan: MemoryPlan, order: Sequence[int]) -> dict[tuple
                     writer[other] = -2 - i  # overwritten
             writer[name] = i
     return sources
+
+
+def _check_limits(op: Op) -> None:
+    """Assert that the structs in C hold all numbers, and that the DMA can do every copy."""
+    fault = op_fault(op) or layer_fault(op.layer)
+    assert fault is None, f"{op.body}: {fault}"
 
 
 def _check_buffers(op: Op, num_bytes: int) -> None:
@@ -173,42 +181,73 @@ def _check_outputs(graph: Graph, op: Op) -> None:
         assert num == tensor.num_elements or (in_part and num < tensor.num_elements), f"{op.body}: {o.tensor}"
 
 
-# Bodies that sum -> what each of their outputs takes all of: (operand, is it its rows). The same operands, but for the
-# ones that the output follows, say nothing of it.
-_SUMMED = {
-    "tcl_tile_pw_fw": (("X", "rows"), ("W", "columns")),
-    "tcl_tile_conv_fw": (("X", "rows"), ("W", "columns")),
-    "tcl_tile_pw_ig": (("DY", "rows"), ("W", "rows")),
-    "tcl_tile_conv_ig": (("DY", "rows"), ("W", "rows")),
-    "tcl_tile_pw_wg": (("X", "columns"), ("DY", "columns")),
-    "tcl_tile_conv_wg": (("DY", "columns"),),
-    "tcl_tile_conv3_fw": (("X", "rows"), ("W", "columns")),
-    "tcl_tile_conv3_wg": (("DY", "columns"),),
-    "tcl_tile_dw_wg": (("DY", "columns"),),
-    "tcl_tile_bias_wg": (("DY", "columns"),),
-    "tcl_tile_globalpool_fw": (("X", "columns"),),
+Pairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class _Body:
+    """What a body takes for granted of a tile's operands; a name is "SLOT.rows" or "SLOT.columns".
+
+    `outputs`: whichever comes first and is there is what is summed. `alike`: the same ranges in each tile, where both
+    are there. `sums`: what each output takes all of; operands alike say nothing of it, but for those that it follows.
+    """
+
+    outputs: tuple[str, ...]
+    alike: Pairs
+    sums: tuple[str, ...] = ()
+
+
+def _both(*pairs: tuple[str, str]) -> Pairs:
+    return tuple((f"{a}.{axis}", f"{b}.{axis}") for a, b in pairs for axis in ("rows", "columns"))
+
+
+def _elementwise(first: str, *others: str) -> _Body:
+    return _Body((first,), tuple((f"{first}.columns", f"{slot}.columns") for slot in others))
+
+
+_OF_W = (("W.rows", "Y.rows"), ("X.rows", "W.columns"), ("B.rows", "Y.rows"))
+_MASKED = _both(("MASK", "DX"))
+_UPDATED = _both(("W", "W_NEW"), ("B", "B_NEW"), ("DW", "W_NEW"), ("DB", "B_NEW"))
+_GRADS = (("DW.rows", "DY.rows"), ("DW.columns", "X.rows"), ("W_NEW.rows", "DY.rows"), ("W_NEW.columns", "X.rows"))
+_OF_PARAMETERS = ("DW", "W_NEW", "DB")
+
+_BODIES = {
+    "tcl_tile_pw_fw": _Body(("Y",), (("X.columns", "Y.columns"), *_OF_W), ("X.rows", "W.columns")),
+    "tcl_tile_conv_fw": _Body(("Y",), _OF_W, ("X.rows", "W.columns")),
+    "tcl_tile_conv3_fw": _Body(("Y",), _OF_W, ("X.rows", "W.columns")),
+    "tcl_tile_dw_fw": _Body(("Y",), (("X.rows", "Y.rows"), ("W.rows", "Y.rows"), ("B.rows", "Y.rows"))),
+    "tcl_tile_pw_ig": _Body(
+        ("DX",),
+        (("DY.columns", "DX.columns"), ("W.rows", "DY.rows"), ("W.columns", "DX.rows"), *_MASKED),
+        ("DY.rows", "W.rows"),
+    ),
+    "tcl_tile_conv_ig": _Body(
+        ("DX",), (("W.rows", "DY.rows"), ("W.columns", "DX.rows"), *_MASKED), ("DY.rows", "W.rows")
+    ),
+    "tcl_tile_dw_ig": _Body(("DX",), (("DY.rows", "DX.rows"), ("W.rows", "DX.rows"), *_MASKED)),
+    "tcl_tile_pw_wg": _Body(
+        _OF_PARAMETERS, (("X.columns", "DY.columns"), *_GRADS, *_UPDATED), ("X.columns", "DY.columns")
+    ),
+    "tcl_tile_conv_wg": _Body(_OF_PARAMETERS, (*_GRADS, *_UPDATED), ("DY.columns",)),
+    "tcl_tile_conv3_wg": _Body(_OF_PARAMETERS, (*_GRADS, *_UPDATED), ("DY.columns",)),
+    "tcl_tile_dw_wg": _Body(
+        _OF_PARAMETERS, (("DW.rows", "DY.rows"), ("X.rows", "DY.rows"), *_UPDATED), ("DY.columns",)
+    ),
+    "tcl_tile_bias_wg": _Body(("DB",), (("DB.rows", "DY.rows"), *_UPDATED), ("DY.columns",)),
+    "tcl_tile_globalpool_fw": _Body(("Y",), (("X.rows", "Y.rows"),), ("X.columns",)),
+    "tcl_tile_globalpool_bw": _Body(("DX",), (("DY.rows", "DX.rows"), *_MASKED)),
+    "tcl_tile_avgpool_fw": _Body(("Y",), (("X.rows", "Y.rows"),)),
+    "tcl_tile_avgpool_bw": _Body(("DX",), (("DY.rows", "DX.rows"),)),
+    "tcl_tile_maxpool_fw": _Body(("Y",), (("X.rows", "Y.rows"),)),
+    "tcl_tile_maxpool_bw": _Body(("DX",), (("DY.rows", "DX.rows"), ("X.rows", "DX.rows"))),
+    "tcl_tile_add": _elementwise("Y", "X", "DY", "MASK"),
+    "tcl_tile_relu_fw": _elementwise("Y", "X"),
+    "tcl_tile_relu_bw": _elementwise("DX", "DY", "MASK"),
+    "tcl_tile_descend": _elementwise("W_NEW", "W", "DW"),
+    "tcl_tile_sgd": _elementwise("W_NEW", "W", "DW", "STATE1", "STATE1_NEW"),
+    "tcl_tile_adam": _elementwise("W_NEW", "W", "DW", "STATE1", "STATE1_NEW", "STATE2", "STATE2_NEW"),
+    "tcl_tile_accumulate": _elementwise("STATE1_NEW", "STATE1", "DW"),
 }
-_MAIN = {"fw": "Y", "ig": "DX", "wg": "DW"}
-_UPDATED = (("W_NEW.rows", "DY.rows"), ("W_NEW.columns", "X.rows"))
-# Bodies with matching parts: (slot, axis) that must be the same range in each tile.
-_ALIKE = {
-    "tcl_tile_pw_fw": (("X.columns", "Y.columns"), ("W.rows", "Y.rows"), ("X.rows", "W.columns"), ("B.rows", "Y.rows")),
-    "tcl_tile_conv_fw": (("W.rows", "Y.rows"), ("X.rows", "W.columns"), ("B.rows", "Y.rows")),
-    "tcl_tile_dw_fw": (("X.rows", "Y.rows"), ("W.rows", "Y.rows"), ("B.rows", "Y.rows")),
-    "tcl_tile_pw_ig": (("DY.columns", "DX.columns"), ("W.rows", "DY.rows"), ("W.columns", "DX.rows")),
-    "tcl_tile_conv_ig": (("W.rows", "DY.rows"), ("W.columns", "DX.rows")),
-    "tcl_tile_dw_ig": (("DY.rows", "DX.rows"), ("W.rows", "DX.rows")),
-    "tcl_tile_pw_wg": (("X.columns", "DY.columns"), ("DW.rows", "DY.rows"), ("DW.columns", "X.rows"), *_UPDATED),
-    "tcl_tile_conv_wg": (("DW.rows", "DY.rows"), ("DW.columns", "X.rows"), *_UPDATED),
-    "tcl_tile_dw_wg": (("DW.rows", "DY.rows"), ("X.rows", "DY.rows")),
-    "tcl_tile_globalpool_fw": (("X.rows", "Y.rows"),),
-    "tcl_tile_globalpool_bw": (("DY.rows", "DX.rows"),),
-    "tcl_tile_conv3_fw": (("W.rows", "Y.rows"), ("X.rows", "W.columns"), ("B.rows", "Y.rows")),
-    "tcl_tile_conv3_wg": (("DW.rows", "DY.rows"), ("DW.columns", "X.rows")),
-}
-_PAIRS = (("MASK", "DX"), ("W", "W_NEW"), ("B", "B_NEW"), ("DW", "W_NEW"), ("DB", "B_NEW"),
-          ("STATE1", "STATE1_NEW"), ("STATE2", "STATE2_NEW"))  # fmt: skip
-_ELEMENTWISE = ("add", "relu_fw", "relu_bw", "descend", "sgd", "adam", "accumulate")
 
 
 def _axis(op: Op, name: str, index: Sequence[int]) -> Range | None:
@@ -223,35 +262,33 @@ def _check_sums(op: Op) -> None:
     """Assert that what is summed is summed over all its terms, once each, and that parts of a tile fit each other."""
     assert op.body is not None
     assert len(op.counts) == NUM_LOOPS
-    kind = op.body.removeprefix("tcl_tile_")
-    alike = [*_ALIKE.get(op.body, ())]
-    if not op.body.endswith(("pw_wg", "conv_wg", "conv3_wg", "dw_wg", "bias_wg")) or kind in _ELEMENTWISE:
-        alike += [(f"{a}.{axis}", f"{b}.{axis}") for a, b in _PAIRS for axis in ("rows", "columns")
-                  if not kind.endswith(("_fw", "_ig")) or a == "MASK"]  # fmt: skip
-    else:
-        alike += [(f"{a}.{axis}", f"{b}.{axis}") for a, b in _PAIRS[1:5] for axis in ("rows", "columns")]
-    if kind in _ELEMENTWISE:
-        slots = [o.slot for o in op.operands]
-        alike += [(f"{slots[0]}.columns", f"{slot}.columns") for slot in slots[1:]]
+    body = _BODIES[op.body]
     for index in op.indices():
-        for a, b in alike:
+        for a, b in body.alike:
             first, second = _axis(op, a, index), _axis(op, b, index)
             assert first is None or second is None or first == second, f"{op.body}: {a} {first}, {b} {second}"
-    main = next((o for o in op.operands if o.slot == _MAIN.get(kind.rsplit("_", 1)[-1])), None)
-    main = main or next((o for slot in ("W_NEW", "DB") for o in op.operands if o.slot == slot), None)
-    for name in [f"{slot}.{axis}" for slot, axis in _SUMMED.get(op.body, ())]:
-        operand = next((o for o in op.operands if o.slot == name.partition(".")[0]), None)
-        if operand is None or main is None:
-            continue
-        size = (operand.rows if name.endswith("rows") else operand.columns).size
-        for run in _visits(op, main):
+    by_slot = {o.slot: o for o in op.operands}
+    output = next(by_slot[slot] for slot in body.outputs if slot in by_slot)
+    for run in _visits(op, output):
+        assert len(run) == 1 or not body.sums or output.slot != "W_NEW", f"{op.body}: an update by part of a sum"
+        _check_sum(op, body, run)
+
+
+def _check_sum(op: Op, body: _Body, run: Sequence[tuple[int, ...]]) -> None:
+    """Assert that the tiles of `run` are one sum for the walk too, and have each of its terms once."""
+    summed = tuple(range(op.num_outer, NUM_LOOPS))
+    for number, index in enumerate(run):
+        is_first = all(index[loop] == 0 for loop in summed)
+        is_last = all(index[loop] == op.counts[loop] - 1 for loop in summed)
+        assert is_first == (number == 0), f"{op.body}: the first tile of a sum"
+        assert is_last == (number == len(run) - 1), f"{op.body}: the last tile of a sum"
+    for name in body.sums:
+        slot, _, axis = name.partition(".")
+        operand = next((o for o in op.operands if o.slot == slot), None)
+        if operand is not None:
+            size = (operand.rows if axis == "rows" else operand.columns).size
             terms = [_axis(op, name, index) for index in run]
-            at_once = main.slot == "W_NEW" and kind in ("pw_wg", "conv_wg")
-            assert len(run) == 1 or not at_once, f"{op.body}: an update by part of a sum"
             assert [t for r in terms if r for t in range(*r)] == list(range(size)), f"{op.body}: {name} {terms}"
-            for number, index in enumerate(run):
-                summing = index[op.num_outer :]
-                assert (number == 0) == (not any(summing)), f"{op.body}: the first tile of a sum"
 
 
 def _check_windows(op: Op) -> None:

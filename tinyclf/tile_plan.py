@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tinyclf.errors import DoesNotFit
-from tinyclf.ir import Graph
+from tinyclf.ir import Call, Graph
 from tinyclf.memory import MemoryPlan
-from tinyclf.targets import Target
-from tinyclf.tile import ALIGNMENT, STATE_BYTES, Op, Operand, TilePlan, Work, choose
+from tinyclf.targets import MOST_TILE_BYTES, Target
+from tinyclf.tile import ALIGNMENT, STATE_BYTES, Op, Operand, TilePlan, Work, choose, layer_fault
 from tinyclf.tile_check import check_tiles, l2_ranges
 from tinyclf.tile_fuse import Fusion
 from tinyclf.tile_kinds import PLANE_BODIES
@@ -41,15 +41,19 @@ def plan_tiles(
             if op is None and work.body in PLANE_BODIES:
                 op = Op(calls)  # a plane is larger than L1
             if op is None:
-                call = graph.calls[calls[0]]
-                raise DoesNotFit(
-                    f"{call.kernel} of {call.node} cannot be cut into tiles that fit {l1_bytes:,} bytes of L1: "
-                    f"give more with --l1, or compute on L2 with --l1 off"
-                )
+                raise _does_not_fit(graph.calls[calls[0]], work, l1_bytes)
             ops.append(op)
     tiles = TilePlan(_early(graph, plan, _spread(ops, num_bytes)), num_bytes)
     check_tiles(graph, plan, tiles, traced=traced)
     return tiles
+
+
+def _does_not_fit(call: Call, work: Work, l1_bytes: int) -> DoesNotFit:
+    what = f"{call.kernel} of {call.node} cannot be cut into tiles"
+    fault = layer_fault(work.layer)
+    if fault:
+        return DoesNotFit(f"{what}: {fault}: compute on L2 with --l1 off")
+    return DoesNotFit(f"{what} that fit {l1_bytes:,} bytes of L1: give more with --l1, or compute on L2 with --l1 off")
 
 
 def target_tiles(
@@ -69,7 +73,7 @@ def target_tiles(
 
 def buffer_bytes(l1_bytes: int) -> int:
     """Return the bytes of `l1_bytes` of L1 that buffers may take: what the walk's own state leaves."""
-    return max(l1_bytes - STATE_BYTES, 0) // ALIGNMENT * ALIGNMENT
+    return max(min(l1_bytes, MOST_TILE_BYTES) - STATE_BYTES, 0) // ALIGNMENT * ALIGNMENT
 
 
 def tiled_works(

@@ -33,7 +33,7 @@ void port_dma_start(void *l1, void *l2, int row_bytes, int num_rows, int stride_
 {
     int const core = port_core_id();
     PORT_CHECK(is_open[core] && num_copies[core] < MAX_COPIES);
-    PORT_CHECK(row_bytes % 4 == 0 && stride_bytes % 4 == 0 && row_bytes > 0 && num_rows > 0);
+    port_dma_check(row_bytes, num_rows, stride_bytes);
     copies[core][num_copies[core]++] = (struct copy){l1, l2, row_bytes, num_rows, stride_bytes, direction};
     for (int i = 0; i < num_rows; i++) {
         char *const row = direction == PORT_DMA_LOAD ? (char *)l1 + i * row_bytes

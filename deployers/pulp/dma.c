@@ -17,6 +17,7 @@ int port_dma_open(void)
 void port_dma_start(void *l1, void *l2, int row_bytes, int num_rows, int stride_bytes,
                     enum port_dma_direction direction)
 {
+    port_dma_check(row_bytes, num_rows, stride_bytes);
     int const in_rows = num_rows > 1 && row_bytes != stride_bytes;
     uint32_t const size = (uint32_t)(row_bytes * num_rows);
     DMA_COMMAND = size | (uint32_t)direction << SIZE_BITS | INCREMENT | (in_rows ? IN_ROWS : 0);

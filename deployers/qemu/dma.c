@@ -12,6 +12,7 @@ int port_dma_open(void)
 void port_dma_start(void *l1, void *l2, int row_bytes, int num_rows, int stride_bytes,
                     enum port_dma_direction direction)
 {
+    port_dma_check(row_bytes, num_rows, stride_bytes);
     for (int i = 0; i < num_rows; i++) {
         char *const in_l1 = (char *)l1 + i * row_bytes, *const in_l2 = (char *)l2 + i * stride_bytes;
         if (direction == PORT_DMA_LOAD)

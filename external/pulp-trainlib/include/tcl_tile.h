@@ -62,8 +62,8 @@ struct tcl_layer {
     float learning_rate, weight_decay; /* of plain SGD in the same operation */
     struct tcl_rule const *rule;       /* of all other updates */
     uint16_t in_height, in_width, out_height, out_width;
-    uint8_t kernel_height, kernel_width;
-    uint8_t stride_h, stride_w, pad_top, pad_left;
+    uint16_t kernel_height, kernel_width, stride_h, stride_w;
+    uint8_t pad_top, pad_left;
     uint8_t act; /* enum tcl_act: applied to y, or (its derivative) to dx */
 };
 
