@@ -1,11 +1,13 @@
 """The bound of code and constants of each target: builds a set of nets and prints the [code] tables of target.toml.
 
 Run by `python -m benchmarks.code_size` when kernels, templates or ports have changed; tests/test_memory_regions.py
-tells when. The bound is the least-squares fit raised until no net is above it.
+tells when. The bound is the least-squares fit raised until no net is above it. With TRAINLIB_HOME set to a checkout of
+PULP-TrainLib also that of programs with its kernels.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,9 +23,10 @@ from tinyclf.emit import Program, TrainingRun, emit
 from tinyclf.feature_memory import feature_memory
 from tinyclf.memory import report
 from tinyclf.models import build_model, fold_batchnorm, freeze
-from tinyclf.regions import linked_regions, tile_features
+from tinyclf.regions import code_bound, linked_regions, tile_features
 from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target, find_targets, with_l1
+from tinyclf.upstream import Upstream, find_upstream
 from tinyclf.variants import Variant
 
 ARCHITECTURES = ("mobilenet_wd4", "fdmobilenet_wd4", "dscnn")
@@ -109,6 +112,23 @@ def fit(a: Array, programs: Sequence[Program], target: Target, names: Sequence[s
     return base, values, float(max((base + a[:, 1:] @ slopes) / b))
 
 
+def upstream_bound(target: Target, jobs: Sequence[Job], upstream: Upstream) -> str:
+    """Return the lines of the bound of programs that are linked with a checkout of upstream's.
+
+    What they need on top of the bound without is fitted by the number of calls; most of it is code for what a few
+    kernels might be asked to do.
+    """
+    assert target.code is not None
+    programs = [p for job in jobs if fits(p := make_program(job, target, upstream=upstream), target)]
+    bounds = [code_bound(target, p.graph, p.plan, is_run=False) or 0 for p in programs]
+    excess = np.array([measure(target, p) - bound for p, bound in zip(programs, bounds, strict=True)], dtype=float)
+    a = np.array([(1, len(p.graph.calls)) for p in programs], dtype=float)
+    call = int(np.ceil(max(np.linalg.lstsq(a, excess, rcond=None)[0][1], 0)))
+    base = int((excess - call * a[:, 1]).max()) + MARGIN
+    head = f"# {target.name} with upstream's kernels"
+    return f"{head}\n[code.upstream]\nbase = {target.code.base + base}\ncall = {target.code.call + call}\n"
+
+
 def main() -> None:
     """Measure every target that has a bound."""
     for target in find_targets().values():
@@ -124,6 +144,9 @@ def main() -> None:
         run = max(measure_training_run(plain, job) for job in (jobs[0], jobs[1], jobs[-1])) + MARGIN
         print(f"# {target.name}: at most {worst:.3f} times what is linked")
         print(f"[code]\nbase = {base}\ntraining_run = {run}{values}\n", flush=True)
+        if target.takes_upstream and (home := os.environ.get("TRAINLIB_HOME")):
+            nets = [make_job(a, v, size=32) for a in (*ARCHITECTURES, "mobilenetv2_wd4", "resnet8") for v in VARIANTS]
+            print(upstream_bound(plain, nets, find_upstream(home)), flush=True)
         tiled = target if target.l1_bytes is not None else with_l1(target, "64KiB")
         programs = [make_program(job, tiled) for job in jobs if job.rule is PLAIN]
         print(tile_bound(tiled, programs), flush=True)

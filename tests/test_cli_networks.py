@@ -16,6 +16,7 @@ from tinyclf.errors import BadInput, Unsupported
 from tinyclf.jobs import NetworkFacts, memory_of, network_facts
 from tinyclf.lower import training_graph
 from tinyclf.models import build_model, fold_batchnorm, freeze, num_parameters
+from tinyclf.rules import UpdateRule
 from tinyclf.variants import Variant
 
 
@@ -83,7 +84,7 @@ def test_the_obstacle_is_what_lowering_says(arch: str) -> None:
     freeze(model, Variant("LP"))
     expected = ""
     try:
-        training_graph(fold_batchnorm(model), input_shape=(3, 32, 32), learning_rate=0.01)
+        training_graph(fold_batchnorm(model), input_shape=(3, 32, 32), rule=UpdateRule(0.01))
     except Unsupported as error:
         expected = str(error)
     found = network_facts(arch, size=32, num_classes=2).obstacle

@@ -250,7 +250,7 @@ def test_recomputation_beside_kept_features_gives_the_same_bits(target: Target, 
     samples = Samples(images[:3], np.array([0, 1, 2]), images[3:], np.array([0]))
     base = replace(_job(num_epochs=2), model=fold_batchnorm(model), variant=variant, samples=samples)
     weights, arenas = [], []
-    for cache, recompute in (("off", False), ("off", True), ("fp32", True)):
+    for cache, recompute in (("off", False), ("fp32", True)):
         job = replace(base, cache=cache, recompute=recompute)
         program = emit_training(job, target, tmp_path / "p")
         run_program(_built(job, target, tmp_path / "p"))
@@ -259,7 +259,7 @@ def test_recomputation_beside_kept_features_gives_the_same_bits(target: Target, 
     assert program.training is not None
     assert program.training.features is not None
     assert len(program.graph.calls) > len(job.graph.calls), "nothing was recomputed"
-    assert weights[0] == weights[1] == weights[2]
+    assert weights[0] == weights[1]
     assert arenas[1] < arenas[0]
 
 

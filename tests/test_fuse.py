@@ -66,7 +66,7 @@ def _cut_everywhere(graph: Graph) -> Graph:
 def test_a_large_gradient_needs_no_buffer_of_its_size(arch: str, variant: Variant, size: int, most: int) -> None:
     model = build_model(arch, num_classes=2, size=size)
     freeze(model, variant)
-    graph = training_graph(fold_batchnorm(model), input_shape=(3, size, size), learning_rate=0.01)
+    graph = training_graph(fold_batchnorm(model), input_shape=(3, size, size), rule=UpdateRule(0.01))
     plan = plan_memory(graph)
     assert plan.arena_bytes + plan.parameter_bytes < most
     waits = training_graph(fold_batchnorm(model), input_shape=(3, size, size), rule=UpdateRule(0.01, batch=2))
@@ -77,7 +77,7 @@ def test_a_large_gradient_needs_no_buffer_of_its_size(arch: str, variant: Varian
 def test_where_it_saves_nothing_nothing_is_cut() -> None:
     model = build_model("mobilenet_wd4", num_classes=2, size=128)
     freeze(model, Variant("FT", 2))
-    graph = training_graph(fold_batchnorm(model), input_shape=(3, 128, 128), learning_rate=0.01)
+    graph = training_graph(fold_batchnorm(model), input_shape=(3, 128, 128), rule=UpdateRule(0.01))
     assert fuse_updates(graph) is graph
     assert not any(t.part_of for t in graph.tensors)
 

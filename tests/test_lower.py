@@ -20,11 +20,11 @@ from tinyclf.variants import Variant
 def _graph(variant: Variant) -> Graph:
     model = build_model("mobilenet_wd4", num_classes=3, size=32)
     freeze(model, variant)
-    return training_graph(fold_batchnorm(model), input_shape=(3, 32, 32), learning_rate=0.1, weight_decay=0.01)
+    return training_graph(fold_batchnorm(model), input_shape=(3, 32, 32), rule=UpdateRule(0.1, weight_decay=0.01))
 
 
 def _lower(*layers: nn.Module, shape: tuple[int, int, int] = (3, 8, 8)) -> Graph:
-    return training_graph(nn.Sequential(*layers), input_shape=shape, learning_rate=0.1)
+    return training_graph(nn.Sequential(*layers), input_shape=shape, rule=UpdateRule(0.1))
 
 
 def test_linear_probe_has_no_backward_beyond_the_linear_layer() -> None:
@@ -92,7 +92,7 @@ class _Branch(nn.Module):
 
 def test_a_layer_without_a_use_is_refused() -> None:
     with pytest.raises(Unsupported, match=r"layer 'a' cannot be lowered: nothing uses its output"):
-        training_graph(_Branch(), input_shape=(3, 8, 8), learning_rate=0.1)
+        training_graph(_Branch(), input_shape=(3, 8, 8), rule=UpdateRule(0.1))
 
 
 class _Net(nn.Module):
@@ -114,7 +114,7 @@ def _conv() -> nn.Conv2d:
 
 
 def _graph_of(net: nn.Module) -> Graph:
-    return training_graph(net, input_shape=(3, 8, 8), learning_rate=0.1)
+    return training_graph(net, input_shape=(3, 8, 8), rule=UpdateRule(0.1))
 
 
 def _backward(graph: Graph) -> list[tuple[str, str]]:
@@ -156,7 +156,7 @@ def test_mobilenetv2_adds_gradients_only_where_something_below_is_trained() -> N
     model = build_model("mobilenetv2_wd4", num_classes=2, size=96)
     for k, num_sums in ((0, 0), (2, 1), (3, 2), (4, 2)):  # of stage 5, units 2 to 4 have shortcuts; unit 4 changes size
         freeze(model, Variant("FT", k))
-        graph = training_graph(fold_batchnorm(model), input_shape=(3, 96, 96), learning_rate=0.1)
+        graph = training_graph(fold_batchnorm(model), input_shape=(3, 96, 96), rule=UpdateRule(0.1))
         kernels = [kernel for kernel, _ in _backward(graph)]
         assert kernels.count("tcl_add_fp32_cl") == num_sums - (1 if k in (2, 3) else 0), k
 
@@ -238,7 +238,7 @@ def test_a_net_that_does_not_end_in_logits_is_refused() -> None:
 def test_nothing_trained_is_refused() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).requires_grad_(False)
     with pytest.raises(BadInput, match="no parameter of the model is trained"):
-        training_graph(model, input_shape=(3, 2, 2), learning_rate=0.1)
+        training_graph(model, input_shape=(3, 2, 2), rule=UpdateRule(0.1))
 
 
 def test_check_finds_broken_graphs() -> None:

@@ -13,13 +13,14 @@ from tinyclf.lower import training_graph
 from tinyclf.memory import check_plan, plan_memory, report
 from tinyclf.models import blocks, build_model, fold_batchnorm, freeze, num_parameters
 from tinyclf.placement import ALIGNMENT, lifetimes, max_live
+from tinyclf.rules import UpdateRule
 from tinyclf.variants import Variant
 
 
 def _graph(arch: str = "mobilenet_wd4", *, variant: Variant, size: int = 128, num_classes: int = 2) -> Graph:
     model = build_model(arch, num_classes=num_classes, size=size)
     freeze(model, variant)
-    return training_graph(fold_batchnorm(model), input_shape=(3, size, size), learning_rate=0.1)
+    return training_graph(fold_batchnorm(model), input_shape=(3, size, size), rule=UpdateRule(0.1))
 
 
 def _variants(arch: str) -> list[Variant]:
@@ -51,7 +52,7 @@ def test_frozen_activations_are_not_kept() -> None:
     def peak(num_layers: int) -> int:
         layers = [torch.nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False) for _ in range(num_layers)]
         model = torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 2))
-        return plan_memory(training_graph(model, input_shape=(4, 8, 8), learning_rate=0.1)).peak
+        return plan_memory(training_graph(model, input_shape=(4, 8, 8), rule=UpdateRule(0.1))).peak
 
     assert peak(2) == peak(9)
     assert peak(9) < 3 * 4 * 8 * 8 * 4

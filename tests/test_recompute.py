@@ -20,6 +20,7 @@ from tinyclf.memory import check_plan, plan_memory
 from tinyclf.models import build_model, calibrate_batchnorm, fold_batchnorm, freeze
 from tinyclf.placement import lifetimes, max_live
 from tinyclf.recompute import Segment, boundaries, check_recomputed, num_forward_calls, recompute
+from tinyclf.rules import UpdateRule
 from tinyclf.segments import SegmentSearch
 from tinyclf.targets import Target
 from tinyclf.traces import traced_tensors
@@ -38,7 +39,7 @@ def _model(arch: str, variant: Variant, size: int) -> torch.nn.Module:
 
 
 def _graph(arch: str = "mobilenet_wd4", variant: Variant = FULL, size: int = 32) -> Graph:
-    return training_graph(_model(arch, variant, size), input_shape=(3, size, size), learning_rate=0.01)
+    return training_graph(_model(arch, variant, size), input_shape=(3, size, size), rule=UpdateRule(0.01))
 
 
 def _live(graph: Graph) -> int:
@@ -135,7 +136,7 @@ def test_a_linear_probe_has_nothing_to_recompute() -> None:
 def test_gradients_and_weights_are_the_same_bits(target: Target, arch: str, tmp_path: Path) -> None:
     model = _model(arch, Variant("full"), 32)
     sample = np.random.default_rng(SEED).standard_normal((1, 3, 32, 32)).astype(np.float32)
-    graph = training_graph(model, input_shape=(3, 32, 32), learning_rate=0.001)
+    graph = training_graph(model, input_shape=(3, 32, 32), rule=UpdateRule(0.001))
     runs = []
     for name, step in (("plain", graph), ("recomputed", SegmentSearch(graph).least())):
         program = Program(

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +24,17 @@ from torch import nn
 
 from tinyclf import targets, upstream
 from tinyclf.cli import main
-from tinyclf.deploy import Job, emit_project, execute, make_program, write_project
+from tinyclf.deploy import Job, emit_project, execute, make_program, program_regions, write_project
 from tinyclf.device_run import emit_training, execute_training
+from tinyclf.elf import read_elf
 from tinyclf.emit import Program, emit
-from tinyclf.errors import BadInput
+from tinyclf.errors import BadInput, DoesNotFit
 from tinyclf.golden import relative_error
 from tinyclf.ir import gradient_name
 from tinyclf.layers import LAYERS
 from tinyclf.layers.layer import Case
 from tinyclf.models import build_model, fold_batchnorm, freeze
+from tinyclf.regions import code_bound, linked_regions
 from tinyclf.resources import resource_dir
 from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target, find_target
@@ -198,6 +201,23 @@ def test_a_training_run_calls_both_too(stand_in: Path, tmp_path: Path) -> None:
         emit_training(job, pulp, tmp_path / "project", resume=True)
 
 
+def test_memory_is_predicted_for_the_kernels_that_are_linked(stand_in: Path, tmp_path: Path) -> None:
+    pulp, found = find_target("pulp"), find_upstream(str(stand_in))
+    job = _job(Variant("FT", 1))
+    program = make_program(job, pulp, upstream=found)
+    ours, linked = program_regions(make_program(job, pulp), pulp), program_regions(program, pulp)
+    assert "tiles" in dict(ours[1].parts)
+    assert "tiles" not in dict(linked[1].parts)
+    assert pulp.upstream_code is not None
+    code = dict(linked[0].parts)["code and constants"]
+    assert code == code_bound(
+        replace(pulp, l1_bytes=None, code=pulp.upstream_code), program.graph, program.plan, is_run=False
+    )
+    small = replace(pulp, regions=(replace(pulp.regions[0], num_bytes=linked[0].total - 1), pulp.regions[1]))
+    with pytest.raises(DoesNotFit, match=r"training needs [\d,]+ bytes of L2"):
+        emit_project(job, small, tmp_path / "p", upstream=found)
+
+
 def test_the_command_says_whose_kernels_a_project_calls(
     monkeypatch: pytest.MonkeyPatch, stand_in: Path, tmp_path: Path
 ) -> None:
@@ -317,6 +337,16 @@ def test_a_training_run_is_pytorchs(target: Target, checkout: Upstream, cache: s
     assert report.passed, report.checks
     assert program.linkage is not None
     assert "pulp_conv_pw_fp32_fw_cl: upstream" in summary(program.linkage)
+
+
+@pytest.mark.parametrize("variant", [Variant("LP"), Variant("full")], ids=lambda v: v.label)
+def test_no_more_is_linked_than_predicted(target: Target, checkout: Upstream, variant: Variant, tmp_path: Path) -> None:
+    program = emit_project(_job(variant, arch="resnet8"), target, tmp_path / "p", upstream=checkout)
+    targets.build(tmp_path / "p", target)
+    predicted = program_regions(program, target)
+    linked = linked_regions(target, read_elf(tmp_path / "p" / targets.ELF))
+    assert linked[0].total <= predicted[0].total
+    assert linked[1].parts == predicted[1].parts
 
 
 @on_targets("pulp")

@@ -208,7 +208,7 @@ def plan_program(
         DoesNotFit: see `make_program`.
     """
     if upstream and target:
-        target = replace(target, l1_bytes=None)  # its kernels compute where the tensors lie
+        target = _with_upstream(target)
     if job.recompute:
         graph = fitted(graph, target=target, num_samples=num_samples, features=features, num_cores=num_cores)
     linkage = None
@@ -218,6 +218,11 @@ def plan_program(
     values = {name: p.detach().numpy() for name, p in job.model.named_parameters()}
     tiles = target_tiles(graph, plan, target, traced=traced)
     return Program(graph, plan, values, None, None, job.num_steps, traced, linkage=linkage, tiles=tiles)
+
+
+def _with_upstream(target: Target) -> Target:
+    """Return `target` for programs with upstream's kernels: they compute where the tensors lie."""
+    return replace(target, l1_bytes=None, code=target.upstream_code)
 
 
 def num_fitting_samples(graph: Graph, plan: MemoryPlan, target: Target) -> int:
@@ -230,8 +235,9 @@ def num_fitting_samples(graph: Graph, plan: MemoryPlan, target: Target) -> int:
 def program_regions(program: Program, target: Target, *, num_cores: int | None = None) -> tuple[RegionUse, ...]:
     """Return what each region of `target` will hold of a program as it is emitted: with its tiles, if it has any."""
     features = program.training.features if program.training else None
+    where = _with_upstream(target) if program.linkage else target if program.tiles else replace(target, l1_bytes=None)
     return predict_regions(
-        target if program.tiles else replace(target, l1_bytes=None),
+        where,
         program.graph,
         program.plan,
         num_samples=None if program.training else 0 if program.samples is None else len(program.samples),

@@ -17,7 +17,7 @@ from tinyclf.deploy import Job, emit_project, num_fitting_samples
 from tinyclf.elf import read_elf
 from tinyclf.errors import BadInput, Unsupported
 from tinyclf.ir import Graph
-from tinyclf.lower import training_graph
+from tinyclf.lower import PLAIN, training_graph
 from tinyclf.macs import num_macs as num_step_macs
 from tinyclf.memory import MemoryPlan, MemoryReport, plan_memory, report
 from tinyclf.models import (
@@ -35,7 +35,7 @@ from tinyclf.regions import RegionUse, linked_regions
 from tinyclf.rules import UpdateRule
 from tinyclf.starts import Request, check_request, start_of
 from tinyclf.targets import ELF, Target, build, l1_option, require_tools
-from tinyclf.update_options import DEFAULT_RATE, options_text
+from tinyclf.update_options import options_text
 from tinyclf.variants import Variant
 
 MOST_STEPS = 2**63 - 1
@@ -169,7 +169,7 @@ def _lowered(model: nn.Module, *, size: int) -> tuple[nn.Module, str]:
     try:
         freeze(model, Variant("LP"))
         model = fold_batchnorm(model)
-        training_graph(model, input_shape=(3, size, size), learning_rate=DEFAULT_RATE)
+        training_graph(model, input_shape=(3, size, size))
     except Unsupported as error:
         return model, str(error)
     return model, ""
@@ -179,7 +179,7 @@ def _plan(
     folded: nn.Module, input_shape: tuple[int, int, int], rule: UpdateRule | None = None
 ) -> tuple[Graph, MemoryPlan, MemoryReport]:
     """Plan a training step; no byte of it depends on the learning rate."""
-    graph = training_graph(folded, input_shape=input_shape, rule=rule)
+    graph = training_graph(folded, input_shape=input_shape, rule=rule or PLAIN)
     plan = plan_memory(graph)
     return graph, plan, report(graph, plan)
 

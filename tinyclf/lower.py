@@ -22,6 +22,8 @@ from tinyclf.rules import UpdateRule
 from tinyclf.tracing import Add, as_module_calls, shapes
 from tinyclf.updates import Updates
 
+PLAIN = UpdateRule(0.01)  # SGD after each sample; no byte depends on the rate
+
 # What only gives a tensor another shape, or nothing in use. In CHW layout a flattened tensor is the same bytes.
 _SHAPE_METHODS = {"view", "reshape", "flatten", "contiguous"}
 _SHAPE_MODULES = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d)
@@ -31,21 +33,18 @@ def training_graph(
     model: nn.Module,
     *,
     input_shape: tuple[int, int, int],
-    rule: UpdateRule | None = None,
-    learning_rate: float = 0.01,
-    weight_decay: float = 0.0,
+    rule: UpdateRule = PLAIN,
 ) -> Graph:
     """Lower one training step on one sample (C, H, W); parameters with `requires_grad` are trained as `rule` says.
 
     Of a layer that is noted as trained in part (`channels`) only the leading channels have gradients and state.
     The model must be made of layers and sums, end in logits (N, classes), and have its BatchNorm folded.
-    `learning_rate` and `weight_decay` are those of plain SGD with cross entropy, where no rule is given.
 
     Raises:
         Unsupported: a layer that no class of `layers` accepts, by name, or another computation.
         BadInput: nothing is trained.
     """
-    updates = Updates(rule or UpdateRule(learning_rate, weight_decay))
+    updates = Updates(rule)
     image = Tensor("input", input_shape, Role.INPUT)
     layers = lower_layers(model, image)
     needed = values_with_gradient(layers)

@@ -78,9 +78,13 @@ def training_run(
             losses.append(loss.item())
         after = _classes(model, test[0], dtype=dtype)
     weights = {name: p.detach().double().numpy() for name, p in trained.parts.items()}
-    right_before, right_after = (int((classes == test[1]).sum()) for classes in (before, after))
     return ReferenceRun(
-        right_before, right_after, np.array(losses), weights, after, features.worst if features else 0.0
+        right_before=int((before == test[1]).sum()),
+        right_after=int((after == test[1]).sum()),
+        losses=np.array(losses),
+        weights=weights,
+        classes_after=after,
+        worst_feature=features.worst if features else 0.0,
     )
 
 

@@ -87,6 +87,7 @@ class Target:
     tile_region: str | None  # where tiles lie, with the stacks of that region; None: among the rest
     l1_bytes: int | None  # for tiles, and what else lies there; None: calls are done where the tensors lie
     code: CodeBound | None  # None: known only once it is built
+    upstream_code: CodeBound | None  # the same of programs that are linked with upstream's PULP-TrainLib
     shared: tuple[str, ...]  # files of deployers/ that the port is built with
     tools: dict[str, str]  # command -> what brings it
     files: dict[str, str]  # absolute path -> what brings it
@@ -155,6 +156,7 @@ def find_targets() -> dict[str, Target]:
             tile_region=table.get("tiles", {}).get("region"),
             l1_bytes=table["regions"][table["tiles"]["region"]]["bytes"] if "tiles" in table else None,
             code=_code_bound(table["code"]) if "code" in table else None,
+            upstream_code=_upstream_bound(table["code"]) if "upstream" in table.get("code", {}) else None,
             shared=tuple(table.get("shared", ())),
             tools=table.get("tools", {}),
             files=table.get("files", {}),
@@ -167,8 +169,13 @@ def find_targets() -> dict[str, Target]:
 
 def _code_bound(table: dict[str, Any]) -> CodeBound:
     tiles = table.get("tiles")
-    plain = {name: value for name, value in table.items() if name != "tiles"}
+    plain = {name: value for name, value in table.items() if not isinstance(value, dict)}
     return CodeBound(**plain, tiles=TileCodeBound(**tiles) if tiles else None)
+
+
+def _upstream_bound(table: dict[str, Any]) -> CodeBound:
+    """Return the bound of programs with upstream's kernels; what else they have is bounded as without."""
+    return replace(_code_bound({**table, **table["upstream"]}), tiles=None)
 
 
 def with_l1(target: Target, text: str) -> Target:
