@@ -36,7 +36,7 @@ OPTIONS = {
     "classes": ((), "The classes of the one label column, in order; by default those found, sorted."),
     "split_column": ("", "Column of the split; by default the one named split, if there is one."),
     "partition": ("", "A file of lines <name> 0|1|2 for train, validation and test."),
-    "shares": (DEFAULT_SHARES, "Of train/validation/test, where the table does not say."),
+    "shares": (DEFAULT_SHARES, "Shares of train/validation/test, where the table names no split."),
 }
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".pt", ".JPG", ".JPEG", ".PNG")

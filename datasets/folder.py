@@ -27,7 +27,7 @@ from tinyclf.errors import BadInput
 
 OPTIONS = {
     "from": (Path, "The folder."),
-    "shares": (DEFAULT_SHARES, "Of train/validation/test, where no folder names the split."),
+    "shares": (DEFAULT_SHARES, "Shares of train/validation/test, where no folder names the split."),
 }
 
 

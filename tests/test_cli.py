@@ -132,6 +132,28 @@ def test_help_of_a_source_does_not_import_torch() -> None:
     assert "--shifted" in done.stdout
 
 
+def test_help_shows_defaults_alike() -> None:
+    shown = {
+        path: " ".join(run(*path, "--help").output.split()) for path in (("deploy",), ("memory",), ("data", "show"))
+    }
+    assert "Number of classes, where there is no --from. [default: 2]" in shown["deploy",]
+    assert "Number of classes. [default: 2]" in shown["memory",]
+    assert "[default: the first]" in shown["data", "show"]
+    assert not [text for text in shown.values() if "Default:" in text or "[default: (" in text or "\\" in text]
+
+
+def test_a_folder_is_refused_where_a_file_is_meant(tmp_path: Path) -> None:
+    for arguments in (
+        ("memory", "--csv"),
+        ("memory", "--plot"),
+        ("train", "--weights"),
+        ("data", "show", ".", "--out"),
+    ):
+        result = run(*arguments, tmp_path)
+        assert result.exit_code == 2, arguments
+        assert "is a directory" in result.output
+
+
 def test_help_names_the_architectures() -> None:
     assert "as tinyclf models lists them" in " ".join(run("train", "--help").output.split())
     listed = run("models", "mobilenet*", "resnet8").output

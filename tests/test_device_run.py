@@ -779,7 +779,7 @@ def test_deploy_reports_the_run(deployed: tuple[Path, str], digits_run: Path) ->
     assert re.search(r"loss of every step +\d\.\de-\d\d +0\.001  within bound", printed)
     assert re.search(r"before +\d+\.\d\d% +\d+\.\d\d%", printed)
     assert f"next: tinyclf import-weights {digits_run} {project / 'weights.bin'}" in printed
-    assert "kept of each sample: 1 tensor behind the frozen part (int8)" in printed
+    assert "frozen features: 1 tensor of each sample kept (int8)" in printed
     assert "4 updates, each of 5 samples, across the ends of epochs; the last 4 samples of the run" in printed
     report = json.loads((project / "report.json").read_text())
     assert report["passed"]

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import test_device_run
 import test_upstream
@@ -131,6 +132,53 @@ def test_both_makefiles_make_the_storage_that_a_run_opens(tmp_path: Path) -> Non
     sources = "".join(f.read_text() for f in (tmp_path / "p/trainlib/src").glob("*.c"))
     opened = set(re.findall(r'port_open\("(.*?)"\)', sources))
     assert opened == {"samples.bin", *made[1].split()}
+
+
+# --- Xpulpv2 instructions by name -----------------------------------------------------------------------------------
+
+# A macro's use, the name's spelling, and what binutils 2.28 of PULP (-march=rv32imcxgap9) makes of it.
+INSTRUCTIONS = (
+    ('P_LW("x10", "x11", "4")', "p.lw x10, 4(x11!)", 0x0045A50B),
+    ('P_LWR("x10", "x11", "x12")', "p.lw x10, x12(x11!)", 0x20C5F50B),
+    ('P_SW("x10", "x11", "8")', "p.sw x10, 8(x11!)", 0x00A5A42B),
+    ('LP_SETUP("x12", "9")', "lp.setup x0, x12, 4 * 9", 0x0126407B),
+    ('P_MAX("x10", "x11", "x0")', "p.max x10, x11, x0", 0x0405E533),
+    ('P_MIN("x10", "x11", "x12")', "p.min x10, x11, x12", 0x04C5C533),
+)
+LIBRARY = Path(__file__).parent.parent / "external/pulp-trainlib"
+
+
+def test_an_instruction_is_the_same_by_name_and_by_encoding(tmp_path: Path) -> None:
+    if not shutil.which(CC[0]):
+        pytest.skip(f"{CC[0]} is missing")
+    uses = " ".join(use for use, _, _ in INSTRUCTIONS)
+    source = tmp_path / "all.c"
+    source.write_text(f'#include "tcl_xpulp.h"\nvoid all(void) {{ __asm__ volatile({uses}); }}\n')
+    command = [*CC, "-O1", "-DTCL_XPULP", f"-I{LIBRARY / 'include'}", source]
+    subprocess.run([*command, "-c", "-o", tmp_path / "all.o"], check=True)
+    subprocess.run(
+        ["riscv64-unknown-elf-objcopy", "-O", "binary", "-j", ".text", "all.o", "all.bin"], cwd=tmp_path, check=True
+    )
+    words = np.frombuffer((tmp_path / "all.bin").read_bytes()[: 4 * len(INSTRUCTIONS)], dtype="<u4")
+    assert [f"{word:#x}" for word in words] == [f"{word:#x}" for _, _, word in INSTRUCTIONS]
+    by_name = subprocess.run([*command, "-E", "-DTCL_XPULP_MNEMONICS"], capture_output=True, text=True, check=True)
+    literals = "".join(re.findall(r'"((?:[^"\\\n]|\\n)*)"', by_name.stdout.splitlines()[-1]))
+    assert literals.split("\\n")[:-1] == [name for _, name, _ in INSTRUCTIONS]
+
+
+@pytest.mark.parametrize("source", sorted(f.name for f in LIBRARY.glob("src/fast_*.c")))
+def test_gcc_takes_the_fast_kernels(source: str, tmp_path: Path) -> None:
+    """GCC allows an asm 30 operands, clang more; Debian's shows the limit, though it cannot assemble the names."""
+    if not shutil.which("riscv64-unknown-elf-gcc"):
+        pytest.skip("riscv64-unknown-elf-gcc is missing")
+    flags = ["-std=gnu99", "-O2", "-Wall", "-Wextra", "-Werror", "-march=rv32imc_zicsr_zfinx", "-mabi=ilp32"]
+    flags += ["-DNUM_CORES=8", "-DTCL_XPULP", "-DTCL_XPULP_MNEMONICS", "-ffreestanding"]
+    includes = [f"-I{LIBRARY / 'include'}", f"-I{LIBRARY.parents[1] / 'deployers'}"]
+    picolibc = ["-isystem", "/usr/lib/picolibc/riscv64-unknown-elf/include"]
+    output = tmp_path / "kernel.s"
+    command = ["riscv64-unknown-elf-gcc", *flags, *includes, *picolibc, "-S", "-o", output, LIBRARY / "src" / source]
+    subprocess.run(command, check=True)
+    assert ".insn" not in output.read_text()
 
 
 # --- with the PULP SDK --------------------------------------------------------------------------------------------

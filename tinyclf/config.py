@@ -75,7 +75,7 @@ class TrainConfig:
     patience: int = _option(0, "stop after so many epochs without a better one; 0: never")
     bn: str = _option("frozen", "BatchNorms of frozen layers; folded: none, as on the device", choices=BN_POLICIES)
 
-    cache: str = _option("auto", "keep what the frozen part gives: auto where that is exact", choices=CACHES)
+    cache: str = _option("auto", "keep frozen features: auto where that is exact", choices=CACHES)
     cache_views: int = _option(4, "augmented views of each image that are kept when the cache is on")
     cache_dir: Path | None = _option(None, "folder of that cache; by default ~/.cache/tinyclf")
     cache_limit: float = _option(10.0, "GiB of that cache; the oldest is removed")

@@ -145,7 +145,7 @@ def feature_bytes(frozen: nn.Module, loader: Loader) -> int:
     with torch.inference_mode():
         features = frozen(loader.preprocessing.apply(loader.split.gather([0])).to(_device(frozen)))
     if not isinstance(features, torch.Tensor) or len(features) != 1:
-        raise Unsupported("what the frozen part gives is not one tensor per image")
+        raise Unsupported("the frozen features are not one tensor per image")
     return features.numel() * features.element_size()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tinyclf.cli.program import FOLDER, main
+from tinyclf.cli.program import FILE, FOLDER, main
 
 if TYPE_CHECKING:
     from tinyclf.data import Source
@@ -176,10 +176,10 @@ def data_info(folder: Path) -> None:
 
 @data.command("show")
 @click.argument("folder", type=FOLDER, metavar="DIR")
-@click.option("--out", type=FOLDER, required=True, metavar="FILE", help="Picture to write, .png.")
-@click.option("--split", help="Default: the first.")
-@click.option("--max", "most", type=int, default=64, show_default=True, help="Most images to show.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images.")
+@click.option("--out", type=FILE, required=True, metavar="FILE", help="Picture to write, .png.")
+@click.option("--split", show_default="the first", help="Split to draw from.")
+@click.option("--max", "most", type=int, default=64, show_default=True, help="Largest number of images.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the choice of images.")
 def data_show(folder: Path, out: Path, split: str | None, most: int, seed: int) -> None:
     """Draw images of the dataset folder DIR with their labels on one sheet.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from tinyclf.cli.program import FOLDER, main
+from tinyclf.cli.program import FOLDER, PATH, main
 from tinyclf.cli.selection import selection_options
 from tinyclf.cli.update_options import finer_update_options
 from tinyclf.feature_memory import CACHES
@@ -65,9 +65,10 @@ def rule_options(command: F) -> F:
             type=int,
             default=1,
             show_default=True,
-            help="Samples per update, of the mean of their gradients. Samples left at the end change no weight.",
+            help="Samples per update; their gradients are averaged. Samples at the end that do not fill a batch change "
+            "no weight.",
         ),
-        click.option("--momentum", type=float, default=0.0, show_default=True, help="Momentum, for sgd."),
+        click.option("--momentum", type=float, default=0.0, show_default=True, help="Momentum of sgd."),
         click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True, help="Optimizer."),
     ):
         command = option(command)
@@ -75,91 +76,124 @@ def rule_options(command: F) -> F:
 
 
 def variant_options(default: str) -> Callable[[F], F]:
-    """Add the options that say what is trained; `default` is how help words what holds without them."""
+    """Add the options that say what is trained; `default` is how help words the default."""
     variant = click.option(
         "--variant",
         type=click.Choice(VARIANTS, case_sensitive=False),
         metavar=f"[{'|'.join(VARIANTS)}]",
-        help=f"What is trained on the device. Default: {default}.",
+        show_default=default,
+        help="What is trained on the device: everything (scratch, full), the head (LP), the linear layer of an "
+        "FD-MobileNet (FD), the last K blocks and the head (FT), or the layers that --layers names.",
     )
     return lambda command: variant(_k_option(selection_options(command)))
 
 
 tiles_option = click.option(
     "--tiles",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
-    help="Cut operations into tiles as this table says, which the command tune wrote; model: as the cost model says. "
-    "Default: the target's own table. What is not in a table is up to the cost model.",
+    show_default="the target's table",
+    help="Table of tiles, written by the command tune. The cost model chooses the tiles of what is not in it, and with "
+    "the word model in place of FILE those of everything.",
 )
-_k_option = click.option("--k", type=int, default=2, show_default=True, help="Number of unfrozen blocks, for FT.")
+_k_option = click.option("--k", type=int, default=2, show_default=True, help="Number of trained blocks, for FT.")
 
 
 # --- deploy -------------------------------------------------------------------------------------------------------
 
 
 @main.command()
-@click.option("--target", type=TargetName(), required=True, help="Where the C is to run.")
-@click.option("--from", "from_run", type=FOLDER, metavar="RUN", help="Deploy the best weights of this run.")
+@click.option("--target", type=TargetName(), required=True, help="Where the program is to run.")
+@click.option("--from", "from_run", type=PATH, metavar="RUN", help="Deploy the best weights of this run.")
 @variant_options("what the run trained, or LP")
-@click.option("--arch", metavar="NAME", help="Only without --from. Default: mobilenet_wd4, for FD fdmobilenet_wd4.")
-@click.option("--size", type=int, help="Only without --from: width and height in pixels. Default: 128.")
-@click.option("--classes", "num_classes", type=int, help="Only without --from: number of classes. Default: 2.")
-@click.option("--data", type=FOLDER, metavar="DIR", help="Dataset to take samples from. Default: the run's own.")
+@click.option(
+    "--arch",
+    metavar="NAME",
+    show_default="mobilenet_wd4; for FD fdmobilenet_wd4",
+    help="Architecture, where there is no --from.",
+)
+@click.option(
+    "--size", type=int, show_default="128", help="Width and height of the image in pixels, where there is no --from."
+)
+@click.option(
+    "--classes", "num_classes", type=int, show_default="2", help="Number of classes, where there is no --from."
+)
+@click.option("--data", type=FOLDER, metavar="DIR", show_default="the run's own", help="Dataset to take samples from.")
 @click.option("--steps", "num_steps", type=int, default=10, show_default=True, help="Training steps, one sample each.")
 @click.option(
     "--samples",
     "num_samples",
     type=int,
-    help="Samples to link in, taken in turn. Default: up to 4, as many as fit. With --epochs: training samples that "
-    "are streamed. Default: all.",
+    show_default="as many as fit, up to 4; with --epochs all",
+    help="Samples that are linked into the program and taken in turn; with --epochs the training samples, which are "
+    "read from a file.",
 )
 @click.option(
-    "--lr", "learning_rate", type=float, help="Learning rate. Default: 0.01; for full training and for adam 0.001."
+    "--lr",
+    "learning_rate",
+    type=float,
+    show_default="0.01; for full training and for adam 0.001",
+    help="Learning rate.",
 )
 @click.option("--weight-decay", type=float, default=0.0, show_default=True, help="Weight decay.")
 @rule_options
-@click.option("--clip", type=float, default=0.0, show_default=True, help="Largest norm of the gradient; 0: no limit.")
-@click.option("--schedule", type=click.Choice(SCHEDULES), default="constant", show_default=True, help="Of the rate.")
-@click.option("--loss", type=_Dashed(LOSSES), default="cross-entropy", show_default=True, help="What is minimised.")
+@click.option(
+    "--clip", type=float, default=0.0, show_default=True, help="Clip the norm of the gradient to this; 0: no limit."
+)
+@click.option(
+    "--schedule", type=click.Choice(SCHEDULES), default="constant", show_default=True, help="Learning-rate schedule."
+)
+@click.option("--loss", type=_Dashed(LOSSES), default="cross-entropy", show_default=True, help="Loss function.")
 @finer_update_options
-@click.option("--epochs", "num_epochs", type=int, help="In place of --steps: a training run over all samples.")
-@click.option("--test-samples", "num_test", type=int, help="With --epochs: of the test split. Default: all.")
+@click.option("--epochs", "num_epochs", type=int, help="Do a training run of so many epochs, in place of --steps.")
+@click.option(
+    "--test-samples", "num_test", type=int, show_default="all", help="With --epochs: samples of the test split."
+)
 @click.option(
     "--checkpoint-every",
     type=int,
     default=0,
     show_default=True,
     metavar="STEPS",
-    help="With --epochs: write a checkpoint after so many steps, which a run that was cut goes on from. 0: none.",
+    help="With --epochs: write a checkpoint every so many steps, from which an interrupted run goes on; 0: none.",
 )
 @click.option(
     "--cache",
     type=click.Choice(CACHES),
     default="off",
     show_default=True,
-    help="With --epochs: keep what the frozen part gives for each sample in memory instead of computing it in every "
-    "epoch: exactly, or in 8 bits.",
+    help="With --epochs: keep the frozen features of each sample in memory instead of computing them in every epoch, "
+    "exactly (fp32) or quantised (int8).",
 )
-@click.option("--resume", is_flag=True, help="With --epochs and --execute: go on with the run that was cut in --out.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the samples' order, or of all that is random.")
-@click.option("--cores", type=int, help="Cores that share the work. Default: all of the target's.")
-@click.option("--recompute", is_flag=True, help="Compute activations twice where they would not fit the target.")
+@click.option("--resume", is_flag=True, help="With --epochs and --execute: go on with the interrupted run in --out.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Seed of the order of samples; without --from, also of random weights and samples.",
+)
+@click.option("--cores", type=int, show_default="all of the target's", help="Cores that share the work.")
+@click.option(
+    "--recompute",
+    is_flag=True,
+    help="Recompute activations in the backward pass as far as the target's memory needs it.",
+)
 @click.option(
     "--l1",
     metavar="BYTES",
-    help="Compute on tiles in so much L1, such as 64KiB, with what else lies there; off: where the tensors lie. "
-    "Default: all of the target's L1, if it has one.",
+    show_default="all that the target has",
+    help="L1 for tiles and stacks, such as 64KiB; off: compute in L2, without tiles.",
 )
 @tiles_option
-@click.option("--out", type=FOLDER, metavar="DIR", help="Project folder. Default: deployed/TARGET-NAME-VARIANT.")
+@click.option("--out", type=FOLDER, metavar="DIR", show_default="deployed/TARGET-NAME-VARIANT", help="Project folder.")
 @click.option("--execute", "run_it", is_flag=True, help="Build it, run it, and compare every step with PyTorch.")
 @click.option(
     "--profile",
     "profiled",
     is_flag=True,
-    help="With --execute, on pulp: show the cycles, MACs and DMA of each operation of a step; a table, profile.json "
-    "and profile.png. Measuring takes some cycles for each tile; gradients are not reported, which takes cycles too.",
+    help="With --execute, on a cycle-accurate target: show cycles, MACs and DMA transfers of each operation of a step, "
+    "as a table, profile.json and profile.png. Measuring adds some cycles to each tile; gradients are not reported.",
 )
 def deploy(
     variant: str | None,
@@ -186,8 +220,8 @@ def deploy(
     training run: it evaluates on test samples, trains, evaluates again, and hands back weights.bin, which tinyclf eval
     --device-weights and tinyclf import-weights take.
 
-    With TRAINLIB_HOME set to a checkout of PULP-TrainLib, target pulp is built with its kernels where they are right,
-    and with ours elsewhere; which is printed. The project's Makefile.sdk builds with the PULP SDK.
+    With TRAINLIB_HOME set to a checkout of PULP-TrainLib, projects for pulp use its kernels where they are right and
+    ours elsewhere; deploy prints which. Projects for pulp also build with the PULP SDK, by their Makefile.sdk.
 
     \b
     Example:
@@ -195,12 +229,11 @@ def deploy(
       tinyclf deploy --target pulp --variant LP --size 96 --steps 1 --execute --profile
       tinyclf deploy --target host --from demo/clean --variant LP --data demo/shifted --execute
       tinyclf deploy --target host --optimizer adam --batch 4 --steps 40 --schedule cosine --execute
-      tinyclf deploy --target host --from demo/clean --data demo/shifted --variant FT --k 1 --samples 100 --epochs 3 \
-        --execute
+      tinyclf deploy --target host --from demo/clean --data demo/shifted --epochs 3 --execute
 
-    Exit code 3: a step differs from PyTorch by more than 1e-4; with --epochs, a loss by more than 0.001, the accuracy
-    by more than 0.5 points, or the weights by more than 0.001 of the largest, and PyTorch's own run in float32 does not
-    differ by a tenth as much.
+    The exit code is 3 if a step differs from PyTorch by more than 1e-4; with --epochs, if a loss does by more than
+    0.001, the accuracy by more than 0.5 points, or a weight by more than 0.001 of the largest, and PyTorch's own run in
+    float32 does not differ by a tenth as much.
     """
     from dataclasses import replace
     from math import isfinite

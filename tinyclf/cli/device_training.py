@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tinyclf.cli.program import FOLDER, main
+from tinyclf.cli.program import FILE, FOLDER, PATH, main
 
 if TYPE_CHECKING:
     from tinyclf.starts import Request
@@ -50,9 +50,7 @@ def deploy_training(
     if features:
         num = len(features.tensors)
         what = "1 tensor" if num == 1 else f"{num} tensors"
-        click.echo(
-            f"kept of each sample: {what} behind the frozen part ({job.cache}), {features.num_bytes:,} bytes in all"
-        )
+        click.echo(f"frozen features: {what} of each sample kept ({job.cache}), {features.num_bytes:,} bytes in all")
     if job.rule.batch > 1:
         click.echo(_batch_line(job.num_steps, job.rule.batch))
     if not run_it:
@@ -126,14 +124,16 @@ def report_lines(report: TrainingReport) -> list[str]:
 
 
 @main.command("import-weights")
-@click.argument("run", type=FOLDER)
-@click.argument("file", type=FOLDER)
-@click.option("--out", type=FOLDER, metavar="DIR", help="Run directory to write. Default: the next number in runs/.")
+@click.argument("run", type=PATH)
+@click.argument("file", type=FILE)
+@click.option(
+    "--out", type=FOLDER, metavar="DIR", show_default="the next number in runs/", help="Run directory to write."
+)
 def import_weights(run: Path, file: Path, out: Path | None) -> None:
-    """Make a run directory from RUN and the weights that a device trained, weights.bin of a training run.
+    """Make a run directory from RUN and FILE, the weights.bin of a training run on the device.
 
-    RUN is the run that was deployed: FILE holds only what was trained. Every command takes the new run: eval, predict,
-    export, deploy, and train --from goes on where the device stopped. Its BatchNorm is folded, as on the device.
+    RUN is the run that was deployed; FILE holds only what was trained. All commands take the new run, and train --from
+    goes on where the device stopped. BatchNorm is folded into the convolutions, as on the device.
 
     \b
     Example:

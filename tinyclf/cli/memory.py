@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tinyclf.cli.device import TargetName, rule_options, variant_options
-from tinyclf.cli.program import FOLDER, main
+from tinyclf.cli.program import FILE, main
 from tinyclf.feature_memory import CACHES
 from tinyclf.rules import UpdateRule
 
@@ -23,25 +23,35 @@ if TYPE_CHECKING:
 
 @main.command()
 @variant_options("LP")
-@click.option("--arch", metavar="NAME", help="Architecture. Default: mobilenet_wd4, for FD fdmobilenet_wd4.")
+@click.option("--arch", metavar="NAME", show_default="mobilenet_wd4; for FD fdmobilenet_wd4", help="Architecture.")
 @click.option("--size", type=int, default=128, show_default=True, help="Width and height of the image in pixels.")
 @click.option("--classes", "num_classes", type=int, default=2, show_default=True, help="Number of classes.")
 @rule_options
-@click.option("--target", type=TargetName(), help="Only this target's regions. Default: those of all targets.")
-@click.option("--samples", "num_samples", type=int, default=1, show_default=True, help="Samples to link in.")
+@click.option("--target", type=TargetName(), show_default="all targets", help="Target whose memory regions are shown.")
+@click.option(
+    "--samples", "num_samples", type=int, default=1, show_default=True, help="Samples that are linked into the program."
+)
 @click.option(
     "--cache",
     type=click.Choice(CACHES),
     default="off",
     show_default=True,
-    help="As in a training run, which streams --samples and keeps what the frozen part gives for each.",
+    help="For a training run: keep the frozen features of each of the --samples, which are then read from a file.",
 )
-@click.option("--recompute", is_flag=True, help="Compute activations twice where they would not fit --target.")
-@click.option("--build", "build_it", is_flag=True, help="Build it for --target and show what the linker placed.")
-@click.option("--budget", metavar="BYTES", help="Say how much can be trained in, for instance, 512KiB, 1.5MiB, 400KB.")
-@click.option("--compare", is_flag=True, help="Beside a naive sum and PULP-TrainLib's own formula, by variant.")
-@click.option("--csv", "csv_file", type=FOLDER, metavar="FILE", help="Write the lifetime of every tensor as CSV.")
-@click.option("--plot", "plot_file", type=FOLDER, metavar="FILE", help="Draw the lifetimes (PNG, PDF or SVG).")
+@click.option(
+    "--recompute",
+    is_flag=True,
+    help="Recompute activations in the backward pass as far as the memory of --target needs it.",
+)
+@click.option(
+    "--build", "build_it", is_flag=True, help="Build the program for --target and show what the linker placed."
+)
+@click.option(
+    "--budget", metavar="BYTES", help="Say how much training fits this much memory, such as 512KiB, 1.5MiB or 400KB."
+)
+@click.option("--compare", is_flag=True, help="Compare variants with a naive sum and with PULP-TrainLib's formula.")
+@click.option("--csv", "csv_file", type=FILE, metavar="FILE", help="Write the lifetime of every tensor as CSV.")
+@click.option("--plot", "plot_file", type=FILE, metavar="FILE", help="Draw the lifetimes (PNG, PDF or SVG).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def memory(
     variant: str | None,

@@ -12,10 +12,36 @@ from tinyclf import __version__
 from tinyclf.errors import TinyclfError
 
 FOLDER = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
+PATH = click.Path(path_type=Path)  # a folder or a file: a run, or a checkpoint of one
 
 
-class _Program(click.Group):
+class _Command(click.Command):
+    """A command whose help shows a default that is said in words as it shows one that is a value."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, without the parentheses that click puts around words."""
+        records = []
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            words = getattr(param, "show_default", None)
+            if record:
+                text = record[1].replace(f"({words})", words) if isinstance(words, str) else record[1]
+                records.append((record[0], text))
+        with formatter.section("Options"):
+            formatter.write_dl(records)
+
+
+class _Group(click.Group):
+    """A group of such commands."""
+
+    command_class = _Command
+
+
+class _Program(_Group):
     """The one place that turns errors into one line on stderr and an exit code."""
+
+    group_class = _Group
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tinyclf.cli.program import FOLDER, main
+from tinyclf.cli.program import FILE, FOLDER, PATH, main
 
 if TYPE_CHECKING:
     from tinyclf.benchmark import Row
@@ -23,13 +23,20 @@ RUNS = Path("runs")
 
 
 @main.command()
-@click.argument("paths", type=FOLDER, nargs=-1, required=True, metavar="PATH...")
-@click.option("--run", type=FOLDER, metavar="RUN", help="Run directory, or a checkpoint of one.")
-@click.option("--onnx", type=FOLDER, metavar="FILE", help="In place of --run: a file of tinyclf export.")
+@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
+@click.option("--run", type=PATH, metavar="RUN", help="Run directory, or a checkpoint of one.")
+@click.option("--onnx", type=FILE, metavar="FILE", help="A file that tinyclf export wrote, in place of --run.")
 @click.option("--max", "most", type=int, metavar="N", help="Take only the first N images.")
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
-@click.option("--out", type=FOLDER, metavar="FILE", help="Write the table, CSV or JSON to this file.")
-@click.option("--sheet", type=FOLDER, metavar="FILE", help="Draw the images with their predictions, .png.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="Output format.",
+)
+@click.option("--out", type=FILE, metavar="FILE", help="Write the table, CSV or JSON to this file.")
+@click.option("--sheet", type=FILE, metavar="FILE", help="Draw the images with their predictions, .png.")
 def predict(
     paths: tuple[Path, ...],
     run: Path | None,
@@ -95,15 +102,26 @@ def _classifier(run: Path | None, onnx: Path | None) -> Classifier:
 
 
 @main.command()
-@click.argument("run", type=FOLDER)
-@click.option("--format", "form", type=click.Choice(["onnx", "torch"]), default="onnx", show_default=True)
+@click.argument("run", type=PATH)
+@click.option(
+    "--format", "form", type=click.Choice(["onnx", "torch"]), default="onnx", show_default=True, help="File format."
+)
 @click.option("--fp16", is_flag=True, help="Weights and arithmetic in half precision; input and output stay float32.")
 @click.option("--int8", is_flag=True, help="Quantise weights and activations; ONNX only.")
-@click.option("--with-preprocessing", is_flag=True, help="Take pixels, uint8 RGB; ONNX only.")
-@click.option("--out", type=FOLDER, metavar="FILE", help="Default: model.onnx, model-fp16.onnx, ... in the run.")
-@click.option("--data", type=FOLDER, metavar="DIR", help="Dataset to check on. Default: the run's own.")
 @click.option(
-    "--calibration", type=int, default=200, show_default=True, metavar="N", help="Training images for --int8."
+    "--with-preprocessing", is_flag=True, help="Include the preprocessing: the input is pixels, uint8 RGB; ONNX only."
+)
+@click.option(
+    "--out", type=FILE, metavar="FILE", show_default="model.onnx, model-fp16.onnx, ... in RUN", help="File to write."
+)
+@click.option("--data", type=FOLDER, metavar="DIR", show_default="the run's own", help="Dataset to check on.")
+@click.option(
+    "--calibration",
+    type=int,
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="Training images that calibrate --int8.",
 )
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
 def export(
@@ -156,15 +174,16 @@ def export(
 
 
 @main.command()
-@click.argument("runs", type=FOLDER, nargs=-1, metavar="[RUN]...")
-@click.option("--all", "all_runs", is_flag=True, help="All run directories in runs/.")
+@click.argument("runs", type=PATH, nargs=-1, metavar="[RUN]...")
+@click.option("--all", "all_runs", is_flag=True, help="Compare all run directories in runs/.")
 @click.option("--split", default="test", show_default=True, help="Split of each run's dataset.")
-@click.option("--out", type=FOLDER, metavar="FILE", help="Write a report (Markdown).")
-@click.option("--update", type=FOLDER, metavar="FILE", help="Replace what is between its lines <!-- bench -->.")
+@click.option("--out", type=FILE, metavar="FILE", help="Write a report (Markdown).")
+@click.option("--update", type=FILE, metavar="FILE", help="Replace the table in this file.")
 def bench(runs: tuple[Path, ...], all_runs: bool, split: str, out: Path | None, update: Path | None) -> None:
     """Compare runs: size, work, latency on one CPU thread, quality, and memory of training on the device.
 
-    Prints a Markdown table. With --update the file has one line <!-- bench --> and below it one line <!-- /bench -->.
+    Prints a Markdown table. With --update it replaces what stands between a line <!-- bench --> and a line
+    <!-- /bench --> of FILE.
     Where a run cannot be measured the others are, no file is written, and the exit code is 1.
 
     \b

@@ -17,20 +17,20 @@ def selection_options(command: F) -> F:
             "--train-channels",
             multiple=True,
             metavar="GLOB=FRACTION",
-            help="Of what is trained in the layers that GLOB matches, train only this fraction of the output channels, "
-            "rounded up: the first ones. The rest of the layer is frozen to the bit. Repeatable; the last that "
-            "matches counts.",
+            help="Train only the first output channels of the layers that GLOB matches: this fraction of them, rounded "
+            "up. The others stay as they are, to the bit. Repeatable; the last that matches counts.",
         ),
         click.option(
             "--bias-only",
             is_flag=True,
-            help="Of what is trained, train only biases, the head's too. Then only ReLU and pooling keep activations.",
+            help="Train only the biases of what is trained, the head's too. Then only ReLU and pooling keep "
+            "activations.",
         ),
         click.option(
             "--layers",
             multiple=True,
             metavar="GLOB",
-            help="In place of --variant: train these layers alone. GLOB is the name of a layer or of a module around "
+            help="Train only these layers, in place of --variant. GLOB is the name of a layer or of a module around "
             "layers, such as output or features.stage4.*; BatchNorm goes with its convolution. Repeatable.",
         ),
     ):

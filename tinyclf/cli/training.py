@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tinyclf.cli.program import FOLDER, main
+from tinyclf.cli.program import FILE, FOLDER, PATH, main
 from tinyclf.cli.selection import selection_options
 from tinyclf.variants import VARIANTS
 
@@ -25,64 +25,88 @@ if TYPE_CHECKING:
 
 @main.command()
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--config", "file", type=FOLDER, metavar="FILE", help="Options from a YAML file; those given here win.")
-@click.option("--print-config", is_flag=True, help="Print the whole configuration as YAML, and end.")
+@click.option(
+    "--config", "file", type=FILE, metavar="FILE", help="Read options from a YAML file; those on the command line win."
+)
+@click.option("--print-config", is_flag=True, help="Print the whole configuration as YAML and exit.")
 @click.option("--resume", "resumed", type=FOLDER, metavar="RUN", help="Go on with the run in this directory.")
-@click.option("--find-lr", is_flag=True, help="Try rising learning rates, draw the loss over them, and end.")
-@click.option("--out", type=FOLDER, metavar="DIR", help="Run directory. Default: the next number in runs/.")
+@click.option("--find-lr", is_flag=True, help="Try rising learning rates, draw the loss over them and exit.")
+@click.option("--out", type=FOLDER, metavar="DIR", show_default="the next number in runs/", help="Run directory.")
 @click.option(
     "--variant",
     type=click.Choice(VARIANTS, case_sensitive=False),
     metavar=f"[{'|'.join(VARIANTS)}]",
-    help="What is trained: scratch (default) and full everything, LP the head, FD the linear layer of an "
-    "FD-MobileNet, FT the last K blocks and the head, layers those of --layers. All but scratch start from trained "
-    "weights.",
+    show_default="scratch",
+    help="What is trained: everything (scratch, full), the head (LP), the linear layer of an FD-MobileNet (FD), the "
+    "last K blocks and the head (FT), or the layers that --layers names. All but scratch start from trained weights.",
 )
-@click.option("--k", type=int, help="Number of unfrozen blocks, for FT. Default: 2.")
+@click.option("--k", type=int, show_default="2", help="Number of trained blocks, for FT.")
 @selection_options
-@click.option("--arch", metavar="NAME", help="Architecture, as tinyclf models lists them. Default: mobilenet_wd4.")
-@click.option("--small-input/--large-input", default=None, help="Smaller strides at the start, for 32x32 pixels.")
+@click.option(
+    "--arch", metavar="NAME", show_default="mobilenet_wd4", help="Architecture, as tinyclf models lists them."
+)
+@click.option(
+    "--small-input/--large-input",
+    default=None,
+    help="Keep the resolution up to the first block, for images of 32x32 pixels.",
+)
 @click.option("--data", type=FOLDER, metavar="DIR", help="Dataset folder.")
-@click.option("--size", type=int, help="Pixels of the net's input. Default: the dataset's.")
-@click.option("--from", "from_run", type=FOLDER, metavar="RUN", help="Start from the best weights of this run.")
-@click.option("--weights", type=FOLDER, metavar="FILE", help="Start from this .safetensors or .pth file.")
-@click.option("--epochs", type=int, help="Default: by variant.")
-@click.option("--batch-size", type=int, help="Images per step and process. Default: 32.")
-@click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="Default: sgd.")
+@click.option("--size", type=int, show_default="the dataset's", help="Width and height of the net's input in pixels.")
+@click.option("--from", "from_run", type=PATH, metavar="RUN", help="Start from the best weights of this run.")
+@click.option("--weights", type=FILE, metavar="FILE", help="Start from this .safetensors or .pth file.")
+@click.option("--epochs", type=int, show_default="by variant", help="Number of epochs.")
+@click.option("--batch-size", type=int, show_default="32", help="Images per step and process.")
+@click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), show_default="sgd", help="Optimizer.")
 @click.option(
     "--schedule",
     type=click.Choice(["cosine", "exponential", "step", "constant"]),
-    help="Of the learning rate, after a warm-up. Default: cosine, which falls to 0.",
+    show_default="cosine, which falls to 0",
+    help="Learning-rate schedule, after a warm-up.",
 )
-@click.option("--lr", type=float, help="Highest learning rate. Default: by variant.")
-@click.option("--weight-decay", type=float, help="Default: by variant.")
+@click.option("--lr", type=float, show_default="by variant", help="Highest learning rate.")
+@click.option("--weight-decay", type=float, show_default="by variant", help="Weight decay.")
 @click.option(
     "--bn",
     type=click.Choice(["frozen", "train", "folded"]),
-    help="BatchNorm of frozen layers: frozen (default), train, or folded into the convolutions as on the device.",
+    show_default="frozen",
+    help="BatchNorm of frozen layers: keep its statistics, let them adapt, or fold it into the convolutions, as on the "
+    "device.",
 )
 @click.option(
     "--cache",
     type=click.Choice(["auto", "on", "off"]),
-    help="Keep what the frozen part gives instead of computing it in every epoch. Default: auto, where that is exact.",
+    show_default="auto, where that is exact",
+    help="Keep frozen features instead of computing them in every epoch.",
 )
-@click.option("--seed", type=int, help="Of random weights, order and augmentation. Default: 0.")
+@click.option("--seed", type=int, show_default="0", help="Seed of random weights, order and augmentation.")
 @click.option(
     "--augment",
     metavar="KINDS",
+    show_default="none",
     help="Change training images at random: any of flip, crop, rotate, shift, brightness, contrast, erase, with or "
-    "without an amount, as in flip,crop=0.3:0.9,shift=4. Default: none.",
+    "without an amount, as in flip,crop=0.3:0.9,shift=4.",
 )
 @click.option(
     "--sampler",
     type=click.Choice(["shuffled", "balanced", "sequential"]),
-    help="Order of images; balanced draws each class equally often. Default: shuffled.",
+    show_default="shuffled",
+    help="Order of images; balanced draws each class equally often.",
 )
-@click.option("--window", type=int, metavar="MIB", help="Memory for images of a dataset that is larger than memory.")
-@click.option("--threads", type=int, help="Default: whatever a short trial finds faster, one or all.")
-@click.option("--devices", metavar="N", help="Devices, or processes on a CPU. Default: all GPUs, or one process.")
 @click.option(
-    "--precision", type=click.Choice(["auto", "64", "32", "bf16", "16"]), help="Default: auto, mixed on a GPU."
+    "--window",
+    type=int,
+    metavar="MIB",
+    help="Memory for images that are read ahead, where the dataset is larger than memory.",
+)
+@click.option(
+    "--threads", type=int, show_default="one or all, whichever a short trial finds faster", help="Threads of a process."
+)
+@click.option("--devices", metavar="N", show_default="all GPUs, or one process", help="Devices, or processes on a CPU.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "64", "32", "bf16", "16"]),
+    show_default="auto, mixed on a GPU",
+    help="Floating-point precision.",
 )
 @click.option("--tensorboard/--no-tensorboard", default=None, help="Write logs for TensorBoard.")
 def train(
@@ -98,7 +122,7 @@ def train(
 
     Every option, and many more, can be given as KEY=VALUE or in a YAML file: --print-config shows all, with their
     meaning. Stopped by Ctrl-C or SIGTERM it saves its state and ends with exit code 130; --resume goes on as if
-    nothing had been.
+    it had not been stopped.
 
     \b
     Example:

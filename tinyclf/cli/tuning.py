@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tinyclf.cli.device import TargetName, tiles_option, variant_options
-from tinyclf.cli.program import main
+from tinyclf.cli.program import FILE, main
 
 if TYPE_CHECKING:
     from tinyclf.targets import Target
@@ -16,22 +16,28 @@ if TYPE_CHECKING:
 
 
 @main.command()
-@click.option("--target", type=TargetName(), required=True, help="Whose tiles: pulp, the one with a chip's clock.")
+@click.option("--target", type=TargetName(), required=True, help="A cycle-accurate target: pulp.")
 @variant_options("LP")
-@click.option("--arch", metavar="NAME", help="Default: mobilenet_wd4, for FD fdmobilenet_wd4.")
-@click.option("--size", type=int, help="Width and height in pixels. Default: 128.")
-@click.option("--classes", "num_classes", type=int, help="Number of classes. Default: 2.")
-@click.option("--recompute", is_flag=True, help="Compute activations twice where they would not fit the target.")
-@click.option("--l1", metavar="BYTES", help="Tiles for so much L1, such as 32KiB. Default: all of the target's.")
-@click.option("--candidates", type=int, default=4, show_default=True, help="Tilings of each operation to run.")
+@click.option("--arch", metavar="NAME", show_default="mobilenet_wd4; for FD fdmobilenet_wd4", help="Architecture.")
+@click.option("--size", type=int, show_default="128", help="Width and height of the image in pixels.")
+@click.option("--classes", "num_classes", type=int, show_default="2", help="Number of classes.")
+@click.option(
+    "--recompute",
+    is_flag=True,
+    help="Recompute activations in the backward pass as far as the target's memory needs it.",
+)
+@click.option(
+    "--l1", metavar="BYTES", show_default="all that the target has", help="L1 for tiles and stacks, such as 32KiB."
+)
+@click.option("--candidates", type=int, default=4, show_default=True, help="Tilings to measure for each operation.")
 @tiles_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     default="tiles.json",
     show_default=True,
     metavar="FILE",
-    help="Table to write. Without --tiles one that is there is added to.",
+    help="Table to write. Without --tiles, new entries are added to those that it already has.",
 )
 def tune(
     target: Target,
@@ -51,8 +57,8 @@ def tune(
 ) -> None:
     """Measure which tiles are fastest for each operation of a training step, and add them to a table.
 
-    The step is built and run once for every candidate, each time verified against PyTorch; each run takes some ten
-    seconds. Entries are by what an operation is, so that they hold for every net that has it.
+    The step is built, run and verified against PyTorch once for every candidate, which takes about ten seconds each.
+    Entries describe operations, not nets: they are used for every net that has such an operation.
 
     \b
     Example:

@@ -33,27 +33,29 @@ def finer_update_options(command: F) -> F:
             default=0,
             show_default=True,
             metavar="UPDATES",
-            help="In the first so many updates the rate rises linearly.",
+            help="Updates at the start in which the learning rate rises linearly.",
         ),
         click.option(
             "--milestones",
             callback=_numbers,
             metavar="SHARE,...",
-            help="Where --schedule step falls, as shares of the run. "
-            f"Default: {','.join(str(m) for m in _USUAL.milestones)}.",
+            show_default=",".join(str(m) for m in _USUAL.milestones),
+            help="When --schedule step lowers the learning rate, as shares of the run.",
         ),
         click.option(
             "--gamma",
             type=float,
-            help=f"Factor of the rate at each milestone of --schedule step. Default: {_USUAL.gamma}.",
+            show_default=str(_USUAL.gamma),
+            help="Factor of the learning rate at each milestone of --schedule step.",
         ),
-        click.option("--epsilon", type=float, help=f"Of adam. Default: {_USUAL.epsilon}."),
+        click.option("--epsilon", type=float, show_default=str(_USUAL.epsilon), help="Adam's epsilon."),
         click.option(
             "--betas",
             type=(float, float),
             default=None,
             metavar="BETA1 BETA2",
-            help=f"Of adam. Default: {_USUAL.beta1} {_USUAL.beta2}.",
+            show_default=f"{_USUAL.beta1} {_USUAL.beta2}",
+            help="Adam's betas.",
         ),
     ):
         command = option(command)

@@ -7,21 +7,25 @@ from pathlib import Path
 
 import click
 
-from tinyclf.cli.program import FOLDER, main
+from tinyclf.cli.program import FILE, FOLDER, PATH, main
 
 
 @main.command("eval")
-@click.argument("run", type=FOLDER)
+@click.argument("run", type=PATH)
 @click.option("--split", default="test", show_default=True, help="Split of the dataset.")
-@click.option("--data", "folder", type=FOLDER, metavar="DIR", help="Dataset folder. Default: the run's own.")
+@click.option("--data", "folder", type=FOLDER, metavar="DIR", show_default="the run's own", help="Dataset folder.")
 @click.option(
-    "--bootstrap", "num_resamples", type=click.IntRange(min=1), metavar="N", help="Add 95 % intervals from N resamples."
+    "--bootstrap",
+    "num_resamples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Add 95 % confidence intervals from N resamples.",
 )
 @click.option(
     "--device-weights",
-    type=FOLDER,
+    type=FILE,
     metavar="FILE",
-    help="With the weights that a device trained, starting from RUN: weights.bin of a training run.",
+    help="Take the weights that a device trained, starting from RUN: the weights.bin of its training run.",
 )
 @click.option("--plots", type=FOLDER, metavar="DIR", help="Write confusion.png, pr_roc.png and reliability.png there.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -36,7 +40,7 @@ def evaluate(
 ) -> None:
     """Measure the best model of RUN: a run directory, or a checkpoint of one.
 
-    Of Wake Vision's validation and test splits the fine-grained subsets are shown too.
+    On Wake Vision's validation and test splits, the fine-grained subsets are shown too.
 
     \b
     Example:

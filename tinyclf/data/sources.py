@@ -47,10 +47,10 @@ COMMON: dict[str, tuple[Any, str]] = {
     "size": (128, "Width and height of the images written, in pixels."),
     "crop": ("squash", "To a square: squash changes the aspect ratio, centre cuts the sides off."),
     "split": ((), "Build only this split; can be given several times. Default: all that the source has."),
-    "limit": (0, "Images per split. Default: 0, all."),
+    "limit": (0, "Images per split; 0: all."),
     "balance": (False, "Equal numbers of every class in each split; what is too many is left out."),
     "shard_size": (4096, "Images per shard."),
-    "seed": (0, "Of whatever the source draws at random."),
+    "seed": (0, "Seed of whatever the source draws at random."),
     "strict": (False, "Stop at an image that cannot be read; otherwise it is listed, counted and left out."),
 }
 """Options of every source, name -> (default, help); the builder takes care of them."""

@@ -166,6 +166,7 @@ static inline void correlate_2_more(struct group const *g, float const w[9], str
     CORRELATE_2("lw %[p], 0(%[y])\n", "lw %[b], 4(%[y])\n", "20");
 }
 
+#ifdef TCL_XPULP_WIDE
 #define SUMS(s)                                                                                              \
     [s00] "+&r"((s)[0]), [s01] "+&r"((s)[1]), [s02] "+&r"((s)[2]), [s10] "+&r"((s)[3]), [s11] "+&r"((s)[4]),  \
         [s12] "+&r"((s)[5]), [s20] "+&r"((s)[6]), [s21] "+&r"((s)[7]), [s22] "+&r"((s)[8])
@@ -228,6 +229,7 @@ static inline void weigh_2(struct group const *g, float const *dy, float sums[9]
     for (int i = 0; i < 9; i++)
         sums[i] = s[i];
 }
+#endif
 
 #define MUL(to, x, w) FMUL("%[" to "]", "%[" x "]", "%[" w "]")
 #define SPREAD_OUT                                                                                           \

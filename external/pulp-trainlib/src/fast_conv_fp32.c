@@ -55,7 +55,7 @@ void tcl_fast_conv_fw_fp32(struct tcl_dw_tile const *t, int num_in, int num_out,
 static void weigh_pair(struct plan *plan, struct tcl_dw_tile const *t, float const *x, int ci,
                        float const *dy, float sums[9])
 {
-#ifdef TCL_XPULP
+#ifdef TCL_XPULP_WIDE
     if (plan->usual) {
         plan->stop = -1;
         enter_plane(plan, x, ci, 0, t->Ho);

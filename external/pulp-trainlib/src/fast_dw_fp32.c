@@ -59,17 +59,16 @@ void tcl_fast_dw_wg_fp32(struct tcl_dw_tile const *t, float const *x, float cons
     tcl_split(t->num_channels, &start, &stop);
     for (int c = start; c < stop; c++) {
         float sums[9];
-        if (!plan.usual)
-            weigh_any(t, x + c * t->x_stride, dy + c * t->y_stride, sums);
-#ifdef TCL_XPULP
-        else {
+#ifdef TCL_XPULP_WIDE
+        if (plan.usual) {
             enter_plane(&plan, x, c, 0, t->Ho);
             if (t->stride == 1)
                 weigh(plan.groups, dy + c * t->y_stride, sums, t->W);
             else
                 weigh_2(plan.groups, dy + c * t->y_stride, sums, t->W);
-        }
+        } else
 #endif
+            weigh_any(t, x + c * t->x_stride, dy + c * t->y_stride, sums);
         for (int i = 0; i < 9; i++)
             dw[9 * c + i] = accumulate ? dw[9 * c + i] + sums[i] : sums[i];
     }
