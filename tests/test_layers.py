@@ -178,8 +178,11 @@ def test_kernels_match_pytorch(target: Target, cores: str, combined: bool, tmp_p
 
 @on_targets()
 def test_tiles_match_pytorch(target: Target, tmp_path: Path) -> None:
-    sanitize = ("SANITIZE=address,undefined", "NUM_CORES=3") if target.name == "host" else ("CHECKS=1",)
-    _check_results(*_run(target, tmp_path / "cases", combined=False, variables=sanitize, tiled=True))
+    variables = {
+        "host": ("SANITIZE=address,undefined", "NUM_CORES=3"),
+        "qemu": ("NUM_CORES=1",),  # its cores turn round at every barrier, of which there are very many
+    }.get(target.name, ("CHECKS=1",))
+    _check_results(*_run(target, tmp_path / "cases", combined=False, variables=variables, tiled=True))
 
 
 def _check_results(plan: MemoryPlan, expected, labels, results: targets.Results) -> None:
