@@ -1,7 +1,7 @@
 /* Runs each case of cases.h, one kernel on one tile, and writes its cycles and the arena that it left.
 
    A record is: cycles of the last run, number of words, the words. Before each run the arena is filled with
-   numbers in [-1, 1) that follow from their place and the case. */
+   numbers in [-8, 8) that follow from their place and the case. */
 
 #include "tcl_fast.h"
 #include "port.h"
@@ -15,7 +15,7 @@ static void fill(uint32_t number, int num_words)
         x ^= x >> 15;
         x *= 2246822519u;
         x ^= x >> 13;
-        arena[i] = (float)((int32_t)x >> 8) * (1.0f / 8388608.0f);
+        arena[i] = (float)((int32_t)x >> 8) * (1.0f / 1048576.0f);
     }
 }
 

@@ -62,7 +62,7 @@ def arena_before(number: int, num_words: int) -> NDArray[np.float32]:
     x ^= x >> np.uint32(15)
     x *= np.uint32(2246822519)
     x ^= x >> np.uint32(13)
-    before: NDArray[np.float32] = (x.view(np.int32) >> 8).astype(np.float32) / np.float32(1 << 23)
+    before: NDArray[np.float32] = (x.view(np.int32) >> 8).astype(np.float32) / np.float32(1 << 20)
     return before
 
 
@@ -89,7 +89,7 @@ def write_cases(
     library = resource_dir("external/pulp-trainlib")
     files = {
         f"trainlib/{f.relative_to(library)}": f.read_bytes()
-        for f in (*library.glob("include/*.h"), *library.glob("src/*fast*.c"))
+        for f in (*library.glob("include/*.h"), *library.glob("src/fast_*.[ch]"))
     }
     files |= {f"port/{name}": content for name, content in target.port_files().items()}
     files["src/kernels.c"] = (HERE / "kernels.c").read_bytes()
@@ -152,12 +152,13 @@ def pw_case(
     pixels: int,
     *,
     gap: int = 0,
+    x_gap: int | None = None,
     bias: bool = True,
     accumulate: bool = False,
     act: str = "NONE",
 ) -> Case:
-    """Return a pointwise tile; `gap` words follow each row of every matrix (in wg: of x one more)."""
-    x_stride, y_stride, w_stride = pixels + gap, pixels + gap, num_in + gap
+    """Return a pointwise tile; `gap` words follow each row of every matrix, of x `x_gap` if that is given."""
+    x_stride, y_stride, w_stride = pixels + (gap if x_gap is None else x_gap), pixels + gap, num_in + gap
     buffers: dict[str, tuple[int, ...]] = {
         "x": (num_in, x_stride),
         "w": (num_out, w_stride),
@@ -194,6 +195,7 @@ def pw_case(
     label = (
         f"pw {direction} {num_in}->{num_out} x{pixels}"
         + (f" gap {gap}" if gap else "")
+        + (f" of x {x_gap}" if x_gap is not None else "")
         + " +" * accumulate
         + f" {act}" * (act != "NONE")
     )
@@ -363,17 +365,18 @@ def bias_act_case(
     )
 
 
-def avgpool_case(direction: str, channels: int, pixels: int, *, gap: int = 0) -> Case:
+def avgpool_case(direction: str, channels: int, pixels: int, *, gap: int = 0, accumulate: bool = False) -> Case:
     """Return a tile of global average pooling; its elements count as MACs."""
     buffers = {"x": (channels, pixels + gap), "y": (channels, 1)}
     scale = 1 / pixels
 
     def expected(v: dict[str, Array]) -> dict[str, Array]:
         if direction == "fw":
-            return {"y": v["x"][:, :pixels].sum(axis=1, keepdims=True) * scale}
+            return {"y": v["x"][:, :pixels].sum(axis=1, keepdims=True) * scale + (v["y"] if accumulate else 0)}
         return {"x": _part(np.repeat(v["y"] * scale, pixels, axis=1), pixels + gap)}
 
     names = ("x", "y") if direction == "fw" else ("y", "x")
-    arguments = (*names, channels, pixels, pixels + gap, f"{scale!r}f")
-    label = f"avgpool {direction} {channels}x{pixels}"
+    arguments: tuple[str | int, ...] = (*names, channels, pixels, pixels + gap, f"{scale!r}f")
+    arguments += (int(accumulate),) if direction == "fw" else ()
+    label = f"avgpool {direction} {channels}x{pixels}" + " +" * accumulate
     return Case(label, f"tcl_fast_avgpool_{direction}_fp32", arguments, buffers, expected, channels * pixels)

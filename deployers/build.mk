@@ -1,11 +1,13 @@
 # Builds an emitted project: `make` builds, `make run` runs it in build/, where it leaves results.bin.
 # NUM_CORES: how many cores share the work. OPT: optimisation flags. PREPARE: what a run needs done before.
 # PROFILE=1: also report the cycles of each operation; PROFILE=2: and how long it waited for copies, which costs some.
+# CHECKS=1: also on a chip check the contract of every tile (which costs cycles; hosts and QEMU always do).
 
 OPT ?= -O2
 BUILD ?= build
 ELF := $(BUILD)/tinyclf.elf
-CFLAGS = -std=c99 -Wall -Wextra -Werror $(OPT) $(addprefix -DTCL_PROFILE=,$(PROFILE)) -DNUM_CORES=$(NUM_CORES) -Isrc -Itrainlib/include -Iport
+CFLAGS = -std=c99 -Wall -Wextra -Werror $(OPT) $(addprefix -DTCL_PROFILE=,$(PROFILE)) $(if $(CHECKS),-DTCL_CHECKS) \
+	-DNUM_CORES=$(NUM_CORES) -Isrc -Itrainlib/include -Iport
 
 include port/port.mk
 
@@ -23,7 +25,7 @@ $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(FLAGS)' | cmp -s - $@ || echo '$(FLAGS)' > $@
 
-$(BUILD)/%.c.o: %.c $(BUILD)/flags $(wildcard src/*.h trainlib/include/*.h port/*.h)
+$(BUILD)/%.c.o: %.c $(BUILD)/flags $(wildcard src/*.h trainlib/*/*.h port/*.h)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(TARGET_CFLAGS) -c -o $@ $<
 

@@ -792,6 +792,32 @@ def test_deploy_reports_the_run(deployed: tuple[Path, str], digits_run: Path) ->
     assert not (project / "data" / "labels.bin").exists()  # samples are streamed, not linked
 
 
+# At this rate PyTorch's losses are met within some 1e-6: it is small enough that no step enlarges the rounding of those
+# before it, and large enough that the loss falls by a third.
+LONG = ("--variant", "FT", "--k", 1, "--epochs", 6, "--samples", 50, "--lr", 0.01, "--checkpoint-every", 0)
+
+
+@on_targets()
+def test_300_steps_on_real_digits(target: Target, digits_run: Path, shifted_dir: Path, tmp_path: Path) -> None:
+    # Simulation is slow: in GVSoC the frozen part of a sample is computed once, and there are fewer test samples.
+    fewer = ("--test-samples", 30, "--cache", "fp32") if target.name == "pulp" else ("--test-samples", 200)
+    options = ("--from", digits_run, "--data", shifted_dir, *LONG, *fewer, "--out", tmp_path / "p", "--execute")
+    result = cli("deploy", "--target", target.name, *options)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"before +\d+\.\d\d% +\d+\.\d\d%", result.stdout)
+    assert re.search(r"after +\d+\.\d\d% +\d+\.\d\d%", result.stdout)
+    report = json.loads((tmp_path / "p" / "report.json").read_text())
+    assert {check["verdict"] for check in report["checks"]} <= {"exact", "within bound"}, report["checks"]
+    assert len(report["losses"]) == 300
+    assert max(abs(loss["target"] - loss["pytorch"]) for loss in report["losses"]) <= 1e-3
+    for moment in ("before", "after"):
+        accuracy = report["accuracy"][moment]
+        assert abs(accuracy["target"] - accuracy["pytorch"]) <= 0.005, moment
+    losses = [loss["pytorch"] for loss in report["losses"]]
+    first, last = np.mean(losses[:50]), np.mean(losses[-50:])
+    assert last < 0.7 * first, "nothing was learnt"
+
+
 @pytest.mark.target("host")
 def test_deploy_resumes(deployed: tuple[Path, str], digits_run: Path, shifted_dir: Path) -> None:
     project, _ = deployed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is no insta
 
 from benchmarks.kernels_cases import (
     Case,
+    arena_before,
     avgpool_case,
     bias_act_case,
     conv_case,
@@ -25,6 +27,7 @@ from benchmarks.kernels_cases import (
     run_cases,
     write_cases,
 )
+from tinyclf.errors import ToolFailed
 from tinyclf.targets import Target, find_target
 
 TOLERANCE = 1e-5
@@ -54,7 +57,10 @@ def _pw_cases(rng: np.random.Generator) -> Iterator[Case]:
             bias = direction == "fw" and not accumulate and bool(rng.integers(2))
             act = ACTS[number % 3] if direction == "fw" else "NONE"
             gap = int(rng.integers(3))
-            yield pw_case(direction, num_in, num_out, pixels, gap=gap, bias=bias, accumulate=accumulate, act=act)
+            options = {"bias": bias, "accumulate": accumulate, "act": act}
+            yield pw_case(direction, num_in, num_out, pixels, gap=gap, **options)
+            if number % 2:
+                yield pw_case(direction, num_in, num_out, pixels, gap=gap, x_gap=gap + 1, **options)
         yield descend_case(num_in, num_out, pixels, gap=int(rng.integers(3)), decay=0.125 * (number % 2))
 
 
@@ -115,6 +121,7 @@ def _map_cases(rng: np.random.Generator) -> Iterator[Case]:
             for sums in (True, False) if act != "NONE" else (True,):
                 yield bias_act_case(channels, pixels, gap=1, sums=sums, accumulate=bool(rng.integers(2)), act=act)
         yield avgpool_case("fw", channels, pixels, gap=1)
+        yield avgpool_case("fw", channels, pixels, accumulate=True)
         yield avgpool_case("bw", channels, pixels, gap=1)
 
 
@@ -133,6 +140,8 @@ def test_kernels_match_the_sums_in_double_and_touch_nothing_else(target: Target,
         variables = [f"NUM_CORES={num_cores}"]
         if target.name == "host":
             variables.append("SANITIZE=address,undefined")
+        if num_cores == 3:
+            variables.append("CHECKS=1")
         outcomes = run_cases(_cases(), project, target, *variables)
         wrong = [(o.case.label, o.error) for o in outcomes if not o.error <= TOLERANCE]
         assert not wrong, f"seed {SEED}, {num_cores} cores: {wrong}"
@@ -157,3 +166,40 @@ def test_a_wrong_result_is_found(tmp_path: Path) -> None:
     (outcome,) = run_cases([wrong], tmp_path / "cases", host)
     assert outcome.error > 0.1
     assert not outcome.untouched
+
+
+@pytest.mark.parametrize("kind", ["pw fw", "dw fw", "conv fw"])
+def test_values_are_clipped_on_both_sides(kind: str) -> None:
+    values = []
+    for number, case in enumerate(_cases()):
+        if case.label.startswith(kind) and case.label.endswith("RELU6"):
+            before = arena_before(number, case.num_words).astype(np.float64)
+            buffers = {
+                name: before[start : start + int(np.prod(case.buffers[name]))].reshape(case.buffers[name])
+                for name, start in case.offsets().items()
+                if name
+            }
+            values.append(case.expected(buffers)["y"].ravel())
+    clipped = np.concatenate(values)
+    assert (clipped == 0).sum() > 10
+    assert (clipped == 6).sum() > 10
+    assert ((clipped > 0) & (clipped < 6)).sum() > 10
+
+
+RIGHT_DW = dw_case("fw", 2, 4, 4)
+WRONG: dict[str, Case] = {
+    "no pixels": replace(pw_case("fw", 3, 5, 7), arguments=("x", "w", "0", "y", 3, 5, 0, 7, 3, 7, 0, "TCL_ACT_NONE")),
+    "rows overlap": replace(pw_case("ig", 3, 5, 7), arguments=("y", "w", "x", 3, 5, 7, 7, 2, 7, 0)),
+    "a bias added again": replace(pw_case("fw", 3, 5, 7), arguments=("x", "w", "bias", "y", 3, 5, 7, 7, 3, 7, 1, "0")),
+    "no weights": replace(RIGHT_DW, arguments=(RIGHT_DW.arguments[0], "x", "0", "0", "y", "TCL_ACT_NONE")),
+    "stride 3": dw_case("fw", 2, 7, 7, stride=3),
+}
+
+
+@pytest.mark.target("host")
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_kernel_checks_its_contract(wrong: str, tmp_path: Path) -> None:
+    host = find_target("host")
+    write_cases([WRONG[wrong]], tmp_path / "cases", host)
+    with pytest.raises(ToolFailed, match=r"fast_\w+\.[ch]:\d+: check failed"):
+        run_cases([WRONG[wrong]], tmp_path / "cases", host)

@@ -19,6 +19,8 @@ from tinyclf.ir import BlobOf, Call, Graph, Node, Phase, Role, Tensor, check, gr
 from tinyclf.layers import LAYERS, Lowered
 from tinyclf.memory import MemoryPlan, Placement, plan_memory
 from tinyclf.targets import Target
+from tinyclf.tile import STATE_BYTES, Choice, Op, TilePlan, Work, choose
+from tinyclf.tile_plan import plan_tiles
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
@@ -26,6 +28,7 @@ TOLERANCE = 1e-5
 SEED = 20261120
 GAP_BYTES = 64  # untouched words around every tensor: a kernel that writes beside its output is found
 SCALE = 4.0  # of inputs: some lie above 6
+L1_BYTES = 8 * 1024  # for the tiles of a layer
 NUM_STEPS = 2  # a kernel that adds to its output instead of overwriting it is found
 
 
@@ -136,11 +139,30 @@ def _with_gaps(graph: Graph) -> tuple[Graph, MemoryPlan]:
     return replace(graph, tensors=tensors), gapped
 
 
-def _run(target: Target, project: Path, *, combined: bool, variables: tuple[str, ...] = ()):
+def _tiles(graph: Graph, plan: MemoryPlan, traced: frozenset[str]) -> TilePlan:
+    """Cut each call into tiles as small as may be, all but the report of the arena, which is no output of theirs."""
+    calls = tuple(replace(c, writes=tuple(name for name in c.writes if name != "arena")) for c in graph.calls)
+    sizes = (*range(128, 1024, 128), *range(1024, L1_BYTES, 512))
+
+    def smallest(work: Work, num_bytes: int, _tuned: Choice | None) -> Op | None:
+        return next(filter(None, (choose(work, size) for size in sizes if size <= num_bytes)), None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tinyclf.tile_plan.choose", smallest)
+        tiles = plan_tiles(
+            replace(graph, calls=calls), plan, l1_bytes=L1_BYTES + STATE_BYTES, traced=traced - {"arena"}
+        )
+    assert {op.body for op in tiles.ops if op.num_tiles > 1} == {op.body for op in tiles.ops if op.body}
+    return tiles
+
+
+def _run(target: Target, project: Path, *, combined: bool, variables: tuple[str, ...] = (), tiled: bool = False):
     graph, values, expected, labels = _cases_graph(combined=combined)
     graph, plan = _with_gaps(graph)
     traced = frozenset(name for call in graph.calls for name in call.writes)
     program = Program(graph, plan, values, None, None, NUM_STEPS, traced)
+    if tiled:
+        program = replace(program, tiles=_tiles(graph, plan, traced))
     write_project(emit(program, target=target, num_cores=target.num_cores, command="tests"), project)
     targets.build(project, target, *variables)
     return plan, expected, labels, targets.run(project, *variables)
@@ -151,7 +173,19 @@ def _run(target: Target, project: Path, *, combined: bool, variables: tuple[str,
 @pytest.mark.parametrize("combined", [False, True], ids=["apart", "combined"])
 def test_kernels_match_pytorch(target: Target, cores: str, combined: bool, tmp_path: Path) -> None:
     variables = ("NUM_CORES=1",) if cores == "one" else ()
-    plan, expected, labels, results = _run(target, tmp_path / "cases", combined=combined, variables=variables)
+    _check_results(*_run(target, tmp_path / "cases", combined=combined, variables=variables))
+
+
+@on_targets()
+def test_tiles_match_pytorch(target: Target, tmp_path: Path) -> None:
+    variables = {
+        "host": ("SANITIZE=address,undefined", "NUM_CORES=3"),
+        "qemu": ("NUM_CORES=1",),  # its cores turn round at every barrier, of which there are very many
+    }.get(target.name, ("CHECKS=1",))
+    _check_results(*_run(target, tmp_path / "cases", combined=False, variables=variables, tiled=True))
+
+
+def _check_results(plan: MemoryPlan, expected, labels, results: targets.Results) -> None:
     assert len(results.steps) == NUM_STEPS
     for step in results.steps:
         errors = {labels[name]: relative_error(step[name], value) for name, value in expected.items()}

@@ -24,7 +24,7 @@ from tinyclf.channels import partial_parameters
 from tinyclf.deploy import Job, emit_project, execute
 from tinyclf.freezing import freeze
 from tinyclf.rules import UpdateRule
-from tinyclf.targets import Target
+from tinyclf.targets import Target, with_l1
 from tinyclf.tracing import as_module_calls
 
 SEED = 20261121
@@ -96,7 +96,7 @@ def _selected(seed: int) -> Job:
 
 def _check(job: Job, seed: int, target: Target, project: Path, kernels: Path) -> None:
     program = emit_project(job, target, project)
-    built = kernels / target.name
+    built = kernels / f"{target.name} {target.l1_bytes is None}"
     if built.exists():  # newer than the sources, so that make does not build them again
         shutil.copytree(built, project / "build", copy_function=shutil.copy)
         os.utime(project / "build" / "flags", (OLD, OLD))
@@ -133,3 +133,19 @@ def test_random_selections_pass_under_sanitizers(target: Target, seed: int, tmp_
 @pytest.mark.parametrize("seed", SELECTIONS[: -(-NUM_NETS // 10)])
 def test_random_selections_pass_on_chips(target: Target, seed: int, tmp_path: Path, kernels: Path) -> None:
     _check(_selected(seed), seed, target, tmp_path / "project", kernels)
+
+
+@on_targets("host")
+@pytest.mark.parametrize("l1", ["32KiB", "64KiB", "128KiB"])
+@pytest.mark.parametrize("seed", SELECTIONS[: -(-NUM_NETS // 5)])
+def test_random_selections_pass_on_tiles(target: Target, seed: int, l1: str, tmp_path: Path, kernels: Path) -> None:
+    _check(_selected(seed), seed, with_l1(target, l1), tmp_path / "project", kernels)
+
+
+@on_targets("qemu")
+@pytest.mark.parametrize("l1", ["32KiB", "128KiB"])
+@pytest.mark.parametrize("seed", SELECTIONS[: -(-NUM_NETS // 20)])
+def test_random_selections_pass_on_tiles_in_qemu(
+    target: Target, seed: int, l1: str, tmp_path: Path, kernels: Path
+) -> None:
+    _check(_selected(seed), seed, with_l1(target, l1), tmp_path / "project", kernels)

@@ -14,6 +14,7 @@ from torch import nn
 
 from tinyclf import targets, tile, tile_kinds
 from tinyclf.deploy import Job, emit_project, execute, make_program, write_project
+from tinyclf.emit import emit
 from tinyclf.errors import DoesNotFit, ToolFailed
 from tinyclf.resources import resource_dir
 from tinyclf.rules import UpdateRule
@@ -165,6 +166,26 @@ def test_the_checker_refuses_what_does_not_fit(fault: str) -> None:
     ops[number] = change(ops[number])
     with pytest.raises(AssertionError, match=message):
         check_tiles(program.graph, program.plan, TilePlan(tuple(ops), program.tiles.num_bytes))
+
+
+# --- the walk and its bodies --------------------------------------------------------------------------------------
+
+
+@on_targets("host")
+@pytest.mark.parametrize(("file", "change"), [
+    ("tile_pw", lambda op: replace(op, operands=tuple(o for o in op.operands if o.slot != "W"))),
+    ("tcl_tile", lambda op: replace(op, operands=op.operands * 6)),
+])  # fmt: skip
+def test_a_wrong_table_ends_the_program(target: Target, file: str, change: Callable[[Op], Op], tmp_path: Path) -> None:
+    target = with_l1(target, "16KiB")
+    program = make_program(_job(_net(nn.Conv2d(3, 4, 1), nn.ReLU()), 3, 8, 8), target)
+    assert program.tiles is not None
+    ops = tuple(change(op) if op.body == "tcl_tile_pw_fw" else op for op in program.tiles.ops)
+    wrong = replace(program, tiles=replace(program.tiles, ops=ops))
+    write_project(emit(wrong, target=target, num_cores=2, command="tests"), tmp_path / "p")
+    targets.build(tmp_path / "p", target)
+    with pytest.raises(ToolFailed, match=rf"{file}\.c:\d+: check failed"):
+        targets.start(tmp_path / "p")
 
 
 # --- the ports ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from tinyclf.golden import relative_error
 from tinyclf.macs import num_macs
 from tinyclf.models import build_model, calibrate_batchnorm, fold_batchnorm, freeze
 from tinyclf.rules import UpdateRule
-from tinyclf.targets import Target, find_target
+from tinyclf.targets import Target, find_target, with_l1
 from tinyclf.variants import Variant
 
 SEED = 7
@@ -89,20 +89,44 @@ def test_steps_in_gvsoc(target: Target, arch: str, variant: Variant, size: int, 
     assert min(report.cycles) > num_macs(make_program(job).graph) / MACS_PER_CYCLE, "faster than the chip's FPUs"
 
 
-# Nets with sums, ReLU6, strided shortcuts and 5x5 windows: architecture, variant, size on the host, size in GVSoC.
+TILED = [p for p in NETS if p.values[1].name == "FT"]
+
+
+@on_targets("host")
+@pytest.mark.parametrize("l1", ["32KiB", "64KiB", "128KiB"])
+@pytest.mark.parametrize(("arch", "variant"), TILED)
+def test_two_steps_at_128_on_tiles(target: Target, arch: str, variant: Variant, l1: str, tmp_path: Path) -> None:
+    job = _job(arch, variant, size=128, num_steps=2, num_samples=2)
+    _execute(job, with_l1(target, l1), tmp_path / "project")
+
+
+@on_targets("qemu")
+@pytest.mark.parametrize("l1", ["32KiB", "64KiB", "128KiB"])
+def test_a_step_on_tiles_in_qemu(target: Target, l1: str, tmp_path: Path) -> None:
+    arch = "fdmobilenet_wd4" if l1 == "64KiB" else "mobilenet_wd4"
+    job = _job(arch, Variant("FT", 2), size=64, num_steps=1, num_samples=1)
+    _execute(job, with_l1(target, l1), tmp_path / "project")
+
+
+@on_targets("pulp")
+@pytest.mark.parametrize("arch", ["mobilenet_wd4", "fdmobilenet_wd4"])
+def test_a_step_in_half_of_l1(target: Target, arch: str, tmp_path: Path) -> None:
+    job = _job(arch, Variant("FT", 2), size=64, num_steps=1, num_samples=1)
+    _execute(job, with_l1(target, "32KiB"), tmp_path / "project")
+
+
+# Nets with sums, ReLU6, strided shortcuts and 5x5 windows: architecture, variant, size.
 MORE_NETS = [
-    pytest.param("mobilenetv2_wd4", Variant("LP"), 96, 32, id="mobilenetv2-LP"),
-    pytest.param("mobilenetv2_wd4", Variant("FT", 2), 96, 32, id="mobilenetv2-FT2"),
-    pytest.param("resnet8", Variant("full"), 32, 16, id="resnet8-full"),
-    pytest.param("dscnn", Variant("full"), 32, 16, id="dscnn-full"),
+    pytest.param("mobilenetv2_wd4", Variant("LP"), 96, id="mobilenetv2-LP"),
+    pytest.param("mobilenetv2_wd4", Variant("FT", 2), 96, id="mobilenetv2-FT2"),
+    pytest.param("resnet8", Variant("full"), 32, id="resnet8-full"),
+    pytest.param("dscnn", Variant("full"), 32, id="dscnn-full"),
 ]
 
 
 @on_targets("host")
-@pytest.mark.parametrize(("arch", "variant", "size", "_size_in_gvsoc"), MORE_NETS)
-def test_ten_steps_of_other_nets(
-    target: Target, arch: str, variant: Variant, size: int, _size_in_gvsoc: int, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("arch", "variant", "size"), MORE_NETS)
+def test_ten_steps_of_other_nets(target: Target, arch: str, variant: Variant, size: int, tmp_path: Path) -> None:
     job = _job(arch, variant, size=size, num_steps=10, num_samples=4)
     report = _execute(job, target, tmp_path / "project")
     first, last = report.losses[0][1], report.losses[8][1]  # the same sample, eight steps apart
@@ -110,13 +134,11 @@ def test_ten_steps_of_other_nets(
 
 
 @on_targets("pulp")
-@pytest.mark.parametrize(("arch", "variant", "_size", "size"), MORE_NETS)
+@pytest.mark.parametrize(("arch", "variant", "size"), MORE_NETS)
 def test_two_steps_of_other_nets_in_gvsoc(
-    target: Target, arch: str, variant: Variant, _size: int, size: int, tmp_path: Path
+    target: Target, arch: str, variant: Variant, size: int, tmp_path: Path
 ) -> None:
-    job = _job(arch, variant, size=32, num_steps=2, num_samples=2)
-    cropped = np.ascontiguousarray(job.samples[:, :, :size, :size])  # no net is built for less than 32 pixels
-    _execute(replace(job, samples=cropped), target, tmp_path / "project")
+    _execute(_job(arch, variant, size=size, num_steps=2, num_samples=2), target, tmp_path / "project")
 
 
 @on_targets("host")
@@ -146,6 +168,14 @@ def test_one_core(target: Target, tmp_path: Path) -> None:
     job = _job("fdmobilenet_wd4", Variant("FT", 1), size=32, num_steps=2, num_samples=2)
     report = _execute(job, target, tmp_path / "project", "NUM_CORES=1")
     assert report.num_cores == 1
+
+
+@on_targets("host", "pulp")
+@pytest.mark.parametrize("cores", [3, 7])
+def test_odd_numbers_of_cores_on_tiles(target: Target, cores: int, tmp_path: Path) -> None:
+    job = _job("fdmobilenet_wd4", Variant("FT", 1), size=32, num_steps=2, num_samples=2)
+    report = _execute(job, with_l1(target, "32KiB"), tmp_path / "project", f"NUM_CORES={cores}")
+    assert report.num_cores == cores
 
 
 @on_targets("host")

@@ -22,7 +22,7 @@ from tinyclf.lower import training_graph
 from tinyclf.memory import ALIGNMENT, Placement, check_plan, plan_memory, report
 from tinyclf.models import build_model, calibrate_batchnorm, fold_batchnorm
 from tinyclf.rules import UpdateRule
-from tinyclf.targets import Target
+from tinyclf.targets import Target, with_l1
 from tinyclf.updates import NUM_NORM_BLOCKS, Updates
 
 SEED = 11
@@ -105,13 +105,51 @@ def test_two_updates(target: Target, name: str, tmp_path: Path) -> None:
     _execute(_job(RULES[name], num_updates=2), target, tmp_path / "p")
 
 
+def _execute_on_small_tiles(name: str, target: Target, project: Path, *variables: str) -> None:
+    """Run two updates on so few bytes that parameters are cut."""
+    job, target = _job(RULES[name], num_updates=2), with_l1(target, "5KiB")
+    program = make_program(job, target)
+    assert program.tiles is not None
+    updates = ("tcl_tile_sgd", "tcl_tile_adam", "tcl_tile_accumulate")
+    assert any(op.body in updates for op in program.tiles.ops)
+    _execute(job, target, project, *variables)
+
+
+@on_targets("host")
+@pytest.mark.parametrize("name", ["momentum", "adam", "clip, batch 4", "all"])
+def test_two_updates_on_small_tiles_under_sanitizers(target: Target, name: str, tmp_path: Path) -> None:
+    _execute_on_small_tiles(name, target, tmp_path / "p", "SANITIZE=address,undefined", "NUM_CORES=3")
+
+
+@on_targets("qemu")
+@pytest.mark.parametrize("name", ["momentum", "all"])
+def test_two_updates_on_small_tiles(target: Target, name: str, tmp_path: Path) -> None:
+    _execute_on_small_tiles(name, target, tmp_path / "p")
+
+
+@on_targets("host")
+@pytest.mark.parametrize(("name", "l1"), [("momentum", "32KiB"), ("all", "64KiB"), ("all", "128KiB")])
+def test_updates_of_dscnn_on_tiles(target: Target, name: str, l1: str, tmp_path: Path) -> None:
+    _execute(_dscnn_job(name, num_updates=2), with_l1(target, l1), tmp_path / "p")
+
+
+@on_targets("host")
+def test_updates_on_tiles_do_not_race(target: Target, tmp_path: Path) -> None:
+    job = _dscnn_job("all", num_updates=1)
+    _execute(job, with_l1(target, "32KiB"), tmp_path / "p", "SANITIZE=thread", "NUM_CORES=4")
+
+
 @on_targets("host")
 @pytest.mark.parametrize("name", ["momentum", "all"])
 def test_ten_updates_of_dscnn(target: Target, name: str, tmp_path: Path) -> None:
+    _execute(_dscnn_job(name, num_updates=10), target, tmp_path / "p")
+
+
+def _dscnn_job(name: str, *, num_updates: int) -> Job:
     model = build_model("dscnn", num_classes=3, size=32, seed=SEED)
     images = np.random.default_rng(SEED).standard_normal((16, 3, 32, 32)).astype(np.float32)
     calibrate_batchnorm(model, torch.from_numpy(images))
-    _execute(_job(RULES[name], num_updates=10, model=fold_batchnorm(model), size=32), target, tmp_path / "p")
+    return _job(RULES[name], num_updates=num_updates, model=fold_batchnorm(model), size=32)
 
 
 @on_targets("host")

@@ -8,7 +8,7 @@ from typing import Any
 from tinyclf.resources import resource_dir
 from tinyclf.upstream import Linkage, own_symbol, summary
 
-_OF_TILES = ("tcl_tile.c", "tile_*.c", "fast_*.c")  # sources that only a step on tiles calls
+_OF_TILES = ("tcl_tile.c", "tile_*.c", "fast_*.[ch]")  # sources that only a step on tiles calls
 
 
 def library_files(*, in_tiles: bool, beside_upstream: bool) -> dict[str, bytes]:
@@ -18,7 +18,7 @@ def library_files(*, in_tiles: bool, beside_upstream: bool) -> dict[str, bytes]:
     of upstream's names get names of their own.
     """
     library = resource_dir("external/pulp-trainlib")
-    sources = [f for f in library.glob("src/*.c") if in_tiles or not any(f.match(pattern) for pattern in _OF_TILES)]
+    sources = [f for f in library.glob("src/*.[ch]") if in_tiles or not any(f.match(pattern) for pattern in _OF_TILES)]
     files = sorted([*library.glob("include/*.h"), *sources])
     if not beside_upstream:
         return {f"trainlib/{f.relative_to(library).as_posix()}": f.read_bytes() for f in files}

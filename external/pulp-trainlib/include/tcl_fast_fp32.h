@@ -2,7 +2,19 @@
 #ifndef TCL_FAST_FP32_H
 #define TCL_FAST_FP32_H
 
+#include <stddef.h>
+
+#include "port.h"
 #include "tcl_xpulp.h"
+
+/* Checks the contract of what is done for each tile, on every core. Tables of tiles are checked before they
+   are emitted, and on the chip these checks would cost cycles of every tile: there they are left out but with
+   TCL_CHECKS (make CHECKS=1). Hosts and QEMU always have them. */
+#if defined TCL_XPULP && !defined TCL_CHECKS
+#define TCL_CHECK(condition) ((void)sizeof((condition) ? 1 : 0))
+#else
+#define TCL_CHECK(condition) PORT_CHECK(condition)
+#endif
 
 enum tcl_act { TCL_ACT_NONE, TCL_ACT_RELU, TCL_ACT_RELU6 };
 

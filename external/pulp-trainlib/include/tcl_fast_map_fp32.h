@@ -12,10 +12,10 @@
 void tcl_fast_bias_act_bw_fp32(float const *y, float *dy, float *db, int num_channels, int num_pixels,
                                int y_stride, int dy_stride, int accumulate, enum tcl_act act);
 
-/* y[c] = scale * sum of x's channel c: global average pooling with scale = 1 / pixels. Cores share the
- * channels. */
+/* y[c] = scale * sum of x's channel c, or += with `accumulate` (a later tile of pixels): global average
+   pooling with scale = 1 / pixels of the layer. Cores share the channels. */
 void tcl_fast_avgpool_fw_fp32(float const *x, float *y, int num_channels, int num_pixels, int x_stride,
-                              float scale);
+                              float scale, int accumulate);
 
 /* All of dx's channel c = scale * dy[c]. Cores share the channels. */
 void tcl_fast_avgpool_bw_fp32(float const *dy, float *dx, int num_channels, int num_pixels, int dx_stride,

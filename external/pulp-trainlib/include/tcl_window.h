@@ -116,4 +116,18 @@ static inline float tcl_window_ig(struct tcl_window const *w, float const *dy, f
     return sum;
 }
 
+/* The index in plane x (H, W) of the first maximum of the window of output (oy, ox). */
+static inline int tcl_window_largest(struct tcl_window const *w, float const *x, int oy, int ox)
+{
+    int const y0 = oy * w->stride_h - w->pad_top, x0 = ox * w->stride_w - w->pad_left;
+    int const y_first = tcl_max(y0, 0), x_first = tcl_max(x0, 0);
+    int const y_stop = tcl_min(y0 + w->kh, w->H), x_stop = tcl_min(x0 + w->kw, w->W);
+    int best = y_first * w->W + x_first;
+    for (int iy = y_first; iy < y_stop; iy++)
+        for (int ix = x_first; ix < x_stop; ix++)
+            if (x[iy * w->W + ix] > x[best])
+                best = iy * w->W + ix;
+    return best;
+}
+
 #endif

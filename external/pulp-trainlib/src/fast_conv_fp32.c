@@ -1,14 +1,14 @@
 /* 3x3 convolution from few channels on one tile in L1: for each pair of channels a depthwise one. */
 
+#include "fast_rows.h"
 #include "tcl_fast_conv_fp32.h"
-#include "tcl_fast_rows.h"
 #include "tcl_split.h"
 
 /* Rows oy to stop of one channel of y; w are its weights. Any geometry. */
 static void forward_any(struct tcl_dw_tile const *t, int num_in, float const *x, float const *w, float b,
                         struct range range, float *y, int oy, int stop)
 {
-    struct tcl_window const window = window_of(t);
+    struct tcl_window const window = window_3x3(t);
     for (; oy < stop; oy++)
         for (int ox = 0; ox < t->Wo; ox++) {
             float sum = b;
@@ -24,6 +24,8 @@ void tcl_fast_conv_fw_fp32(struct tcl_dw_tile const *t, int num_in, int num_out,
     struct range const range = range_of(act);
     struct plan plan;
     int start, stop;
+    check_tile(t, t->Ho);
+    TCL_CHECK(num_in > 0 && num_out > 0 && x && w && y);
     plan_walk(&plan, t, t->stride, t->pad_top, t->Ho, 0);
     tcl_split(num_out * t->Ho, &start, &stop);
     int co = start / t->Ho, oy = start - co * t->Ho;
@@ -66,7 +68,7 @@ static void weigh_pair(struct plan *plan, struct tcl_dw_tile const *t, float con
         return;
     }
 #endif
-    struct tcl_window const window = window_of(t);
+    struct tcl_window const window = window_3x3(t);
     for (int i = 0; i < 9; i++)
         sums[i] = tcl_window_wg(&window, x + ci * t->x_stride, dy, i / 3, i % 3);
     (void)plan;
@@ -77,6 +79,8 @@ void tcl_fast_conv_wg_fp32(struct tcl_dw_tile const *t, int num_in, int num_out,
 {
     struct plan plan;
     int start, stop;
+    check_tile(t, t->Ho);
+    TCL_CHECK(num_in > 0 && num_out > 0 && x && dy && dw);
     plan_walk(&plan, t, t->stride, t->pad_top, t->Ho, 0);
     tcl_split(num_in * num_out, &start, &stop);
     for (; start < stop; start++) {

@@ -1,14 +1,14 @@
 /* Depthwise 3x3 convolution on one tile in L1. */
 
+#include "fast_rows.h"
 #include "tcl_fast_dw_fp32.h"
-#include "tcl_fast_rows.h"
 #include "tcl_split.h"
 
 /* Rows oy to stop of channel c, any geometry. */
 static void forward_any(struct tcl_dw_tile const *t, float const *x, float const *w, float b,
                         struct range range, float *y, int oy, int stop)
 {
-    struct tcl_window const window = window_of(t);
+    struct tcl_window const window = window_3x3(t);
     for (; oy < stop; oy++)
         for (int ox = 0; ox < t->Wo; ox++)
             y[oy * t->Wo + ox] = limited(b + tcl_window_fw(&window, x, w, oy, ox), range);
@@ -21,6 +21,8 @@ void tcl_fast_dw_fw_fp32(struct tcl_dw_tile const *t, float const *x, float cons
     int const num_rows = t->Ho;
     struct plan plan;
     int start, stop;
+    check_tile(t, t->Ho);
+    TCL_CHECK(t->num_channels > 0 && x && w && y);
     plan_walk(&plan, t, t->stride, t->pad_top, t->Ho, 0);
     tcl_split(t->num_channels * num_rows, &start, &stop);
     int c = start / num_rows, oy = start - c * num_rows;
@@ -45,7 +47,7 @@ void tcl_fast_dw_fw_fp32(struct tcl_dw_tile const *t, float const *x, float cons
 /* The 9 sums of channel c, any geometry. */
 static void weigh_any(struct tcl_dw_tile const *t, float const *x, float const *dy, float sums[9])
 {
-    struct tcl_window const window = window_of(t);
+    struct tcl_window const window = window_3x3(t);
     for (int i = 0; i < 9; i++)
         sums[i] = tcl_window_wg(&window, x, dy, i / 3, i % 3);
 }
@@ -55,6 +57,8 @@ void tcl_fast_dw_wg_fp32(struct tcl_dw_tile const *t, float const *x, float cons
 {
     struct plan plan;
     int start, stop;
+    check_tile(t, t->Ho);
+    TCL_CHECK(t->num_channels > 0 && x && dy && dw);
     plan_walk(&plan, t, t->stride, t->pad_top, t->Ho, 0);
     tcl_split(t->num_channels, &start, &stop);
     for (int c = start; c < stop; c++) {
@@ -78,7 +82,7 @@ void tcl_fast_dw_wg_fp32(struct tcl_dw_tile const *t, float const *x, float cons
 static void spread_any(struct tcl_dw_tile const *t, float const *dy, float const *w, float *dx, int iy,
                        int stop)
 {
-    struct tcl_window const window = window_of(t);
+    struct tcl_window const window = window_3x3(t);
     for (; iy < stop; iy++)
         for (int ix = 0; ix < t->W; ix++)
             dx[iy * t->W + ix] = tcl_window_ig(&window, dy, w, iy, ix);
@@ -102,6 +106,8 @@ void tcl_fast_dw_ig_fp32(struct tcl_dw_tile const *t, float const *dy, float con
 {
     struct plan plan;
     int start, stop;
+    check_tile(t, t->H);
+    TCL_CHECK(t->num_channels > 0 && dy && w && dx);
     if (t->stride == 1)
         plan_walk(&plan, t, 1, 2 - t->pad_top, t->H, 1);
     else

@@ -7,6 +7,8 @@
    the FPU meanwhile, so that about 34 cycles of the 32 k are lost (3.5 MAC/clk for k = 8, 3.9 for 64). What
    4x4 blocks leave over is done in 4x1 blocks, 9 instructions for 4 FMAs (3.5 MAC/clk). */
 
+#include <stddef.h>
+
 #include "tcl_fast_gemm_fp32.h"
 #include "tcl_split.h"
 
@@ -25,6 +27,20 @@ struct strip {
     int act;
     float scale, decay;
 };
+
+#ifdef TCL_XPULP
+
+/* An array of -1 elements where a field is not where the assembly reads it. */
+#define AT(field, offset) (offsetof(struct strip, field) == (offset))
+typedef char strip_is_read_right[AT(a, 0) && AT(b, 4) && AT(a_m, 8) && AT(a_next, 12) && AT(b_next, 16) &&
+                                         AT(num_k, 20) && AT(first, 24) && AT(c, 40) && AT(c_m, 44) &&
+                                         AT(num_blocks, 48) && AT(b_step, 52) && AT(base, 56) &&
+                                         AT(act, 60) && AT(scale, 64) && AT(decay, 68)
+                                     ? 1
+                                     : -1];
+#undef AT
+
+#endif
 
 /* What is stored of a sum. */
 static inline float combined(float sum, float const *base, float scale, float decay, int act)
@@ -339,6 +355,7 @@ void tcl_fast_gemm_fp32(struct tcl_gemm const *g)
 {
     int const num_n = g->num_n;
     int start, stop;
+    TCL_CHECK(g->a && g->b && g->c && g->num_m > 0 && num_n > 0 && g->num_k > 0 && g->c_m >= num_n);
     tcl_split((g->num_m + 3) / 4 * num_n, &start, &stop);
     int m = start / num_n * 4, n = start % num_n;
     for (int left = stop - start; left > 0; m += 4, n = 0) {

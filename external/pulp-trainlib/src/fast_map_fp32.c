@@ -97,6 +97,8 @@ void tcl_fast_bias_act_bw_fp32(float const *y, float *dy, float *db, int num_cha
 {
     uint32_t const limit = act == TCL_ACT_RELU6 ? 0x40c00000 : 0x7f800001; /* 6.0f, behind infinity */
     int start, stop;
+    TCL_CHECK(num_channels > 0 && num_pixels > 0 && dy && dy_stride >= num_pixels);
+    TCL_CHECK(act == TCL_ACT_NONE || (y && y_stride >= num_pixels));
     if (!db) {
         if (act != TCL_ACT_NONE)
             mask_elements(y, dy, num_channels, num_pixels, y_stride, dy_stride, limit);
@@ -112,18 +114,22 @@ void tcl_fast_bias_act_bw_fp32(float const *y, float *dy, float *db, int num_cha
 }
 
 void tcl_fast_avgpool_fw_fp32(float const *x, float *y, int num_channels, int num_pixels, int x_stride,
-                              float scale)
+                              float scale, int accumulate)
 {
     int start, stop;
+    TCL_CHECK(num_channels > 0 && num_pixels > 0 && x && y && x_stride >= num_pixels);
     tcl_split(num_channels, &start, &stop);
-    for (int c = start; c < stop; c++)
-        y[c] = scale * sum_of(x + c * x_stride, num_pixels);
+    for (int c = start; c < stop; c++) {
+        float const mean = scale * sum_of(x + c * x_stride, num_pixels);
+        y[c] = accumulate ? y[c] + mean : mean;
+    }
 }
 
 void tcl_fast_avgpool_bw_fp32(float const *dy, float *dx, int num_channels, int num_pixels, int dx_stride,
                               float scale)
 {
     int start, stop;
+    TCL_CHECK(num_channels > 0 && num_pixels > 0 && dy && dx && dx_stride >= num_pixels);
     tcl_split(num_channels, &start, &stop);
     for (int c = start; c < stop; c++) {
         float const value = scale * dy[c];

@@ -9,6 +9,8 @@ void tcl_fast_pw_fw_fp32(float const *x, float const *w, float const *bias, floa
                          int num_pixels, int x_stride, int w_stride, int y_stride, int accumulate,
                          enum tcl_act act)
 {
+    TCL_CHECK(x_stride >= num_pixels && w_stride >= num_in && y_stride >= num_pixels);
+    TCL_CHECK(!(accumulate && bias));
     struct tcl_gemm const g = {
         .a = w,
         .b = x,
@@ -33,6 +35,7 @@ void tcl_fast_pw_fw_fp32(float const *x, float const *w, float const *bias, floa
 static void outer(float const *x, float const *dy, float *c, int num_in, int num_out, int num_pixels,
                   int x_stride, int dy_stride, int w_stride, float const *base, float scale, float decay)
 {
+    TCL_CHECK(x_stride >= num_pixels && dy_stride >= num_pixels && w_stride >= num_in);
     struct tcl_gemm const g = {
         .a = dy,
         .b = x,
@@ -63,12 +66,14 @@ void tcl_fast_pw_descend_fp32(float const *x, float const *dy, float const *w, f
                               int num_out, int num_pixels, int x_stride, int dy_stride, int w_stride,
                               float rate, float decay)
 {
+    TCL_CHECK(w);
     outer(x, dy, w_new, num_in, num_out, num_pixels, x_stride, dy_stride, w_stride, w, -rate, decay);
 }
 
 void tcl_fast_pw_ig_fp32(float const *dy, float const *w, float *dx, int num_in, int num_out, int num_pixels,
                          int dy_stride, int w_stride, int dx_stride, int accumulate)
 {
+    TCL_CHECK(dy_stride >= num_pixels && w_stride >= num_in && dx_stride >= num_pixels);
     struct tcl_gemm const g = {
         .a = w,
         .b = dy,

@@ -1,6 +1,7 @@
 /* Gradient descent with weight decay. Cores share the elements. */
 
 #include "pulp_optimizers_fp32.h"
+#include "tcl_descend_fp32.h"
 #include "tcl_split.h"
 
 static void descend(struct blob const *b, float learning_rate, float weight_decay)
@@ -8,7 +9,7 @@ static void descend(struct blob const *b, float learning_rate, float weight_deca
     int start, stop;
     tcl_split(b->dim, &start, &stop);
     for (int i = start; i < stop; i++)
-        b->data[i] -= learning_rate * (b->diff[i] + weight_decay * b->data[i]);
+        b->data[i] = tcl_descended(b->data[i], b->diff[i], learning_rate, weight_decay);
 }
 
 void pulp_gradient_descent_fp32(void *optim_args)

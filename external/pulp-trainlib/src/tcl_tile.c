@@ -227,9 +227,11 @@ void tcl_tile_op(void *tcl_op)
     w->which = w->is_early ? !w->which : 0;
     if (!w->is_early) {
         int const group = port_dma_open();
+        PORT_CHECK(op->num_operands > 0 && op->num_operands <= TCL_TILE_OPERANDS);
         fetch(w, w->which, op, op->operands, op->num_operands);
         port_dma_wait(group);
     }
+    PORT_CHECK(w->op[w->which].body && w->op[w->which].num_next <= TCL_TILE_OPERANDS);
     w->at = op;
     ahead = w->op[w->which].num_next ? op + 1 : NULL;
     port_fork(run_tiles, NULL);

@@ -6,16 +6,11 @@
 #include "tcl_fast_gemm_fp32.h"
 #include "tcl_tile_body.h"
 
-static int floor_div(int a, int b)
-{
-    return a >= 0 ? a / b : -((-a + b - 1) / b);
-}
-
 /* to[0 .. num - 1] = from[first + i * step], zero where the index lies outside of 0 .. size - 1. */
 static void gather(float *to, int num, float const *from, int first, int step, int size)
 {
     int i = 0;
-    int const stop = first >= size ? 0 : floor_div(size - 1 - first, step) + 1;
+    int const stop = first >= size ? 0 : tcl_floor_div(size - 1 - first, step) + 1;
     int const inside = stop < num ? stop : num;
     for (; i < num && first + i * step < 0; i++)
         to[i] = 0.0f;
@@ -56,6 +51,7 @@ static void lay_out_inputs(struct tcl_tile const *t, struct tcl_part const *y, f
 
 void tcl_tile_conv_fw(struct tcl_tile const *t)
 {
+    TCL_NEEDS_4(t, X, W, Y, SCRATCH1);
     struct tcl_part const *const x = &t->parts[TCL_X], *const y = &t->parts[TCL_Y];
     int const num_k = x->num_rows * t->layer->kernel_height * t->layer->kernel_width;
     int const num_pixels = y->num_columns * t->layer->out_width;
@@ -85,6 +81,8 @@ void tcl_tile_conv_fw(struct tcl_tile const *t)
 
 void tcl_tile_conv_wg(struct tcl_tile const *t)
 {
+    TCL_NEEDS_3(t, X, DY, SCRATCH1);
+    TCL_CHECK(tcl_data(t, TCL_DW) || tcl_has(t, TCL_BIT(W) | TCL_BIT(W_NEW)));
     struct tcl_part const *const x = &t->parts[TCL_X], *const dy = &t->parts[TCL_DY];
     int const num_k = x->num_rows * t->layer->kernel_height * t->layer->kernel_width;
     int const num_pixels = dy->num_columns * t->layer->out_width;
@@ -128,7 +126,7 @@ static void lay_out_gradients(struct tcl_tile const *t, float *columns)
     int k = start / H, iy = start % H;
     for (int i = start; i < stop; i++) {
         int const c = k / kernel, ky = k % kernel / l->kernel_width, kx = k % kernel % l->kernel_width;
-        int const sy = iy + pad_top - ky, oy = floor_div(sy, l->stride_h);
+        int const sy = iy + pad_top - ky, oy = tcl_floor_div(sy, l->stride_h);
         int const meets = sy == oy * l->stride_h && oy >= 0 && oy < dy->num_columns;
         float const *const row = dy->data + (c * dy->num_columns + oy) * l->out_width;
         float *const to = columns + i * W;
@@ -170,6 +168,8 @@ static void turn_weights(struct tcl_tile const *t, float *turned)
 
 void tcl_tile_conv_ig(struct tcl_tile const *t)
 {
+    TCL_NEEDS_3(t, DY, W, DX);
+    TCL_NEEDS_2(t, SCRATCH1, SCRATCH2);
     struct tcl_part const *const dx = &t->parts[TCL_DX], *const dy = &t->parts[TCL_DY];
     int const num_k = dy->num_rows * t->layer->kernel_height * t->layer->kernel_width;
     int const num_pixels = dx->num_columns * t->layer->in_width;
@@ -197,36 +197,22 @@ void tcl_tile_conv_ig(struct tcl_tile const *t)
     tcl_tile_mask(t, dx->num_rows * num_pixels);
 }
 
-/* A tile of a 3x3 convolution from few channels. */
-static struct tcl_dw_tile first_layer(struct tcl_layer const *l, struct tcl_part const *x,
-                                      struct tcl_part const *y)
-{
-    return (struct tcl_dw_tile){
-        .num_channels = x->num_rows,
-        .H = x->num_columns,
-        .W = l->in_width,
-        .Ho = y->num_columns,
-        .Wo = l->out_width,
-        .stride = l->stride_h,
-        .pad_top = l->pad_top + x->column - y->column * l->stride_h,
-        .pad_left = l->pad_left,
-        .x_stride = x->num_columns * l->in_width,
-        .y_stride = y->num_columns * l->out_width,
-    };
-}
-
 void tcl_tile_conv3_fw(struct tcl_tile const *t)
 {
+    TCL_NEEDS_3(t, X, W, Y);
     struct tcl_part const *const x = &t->parts[TCL_X], *const y = &t->parts[TCL_Y];
-    struct tcl_dw_tile const tile = first_layer(t->layer, x, y);
+    struct tcl_window const window = tcl_window_of_tile(t->layer, x, y);
+    struct tcl_dw_tile const tile = tcl_dw_tile_of(&window, x->num_rows);
     tcl_fast_conv_fw_fp32(&tile, x->num_rows, y->num_rows, x->data, tcl_data(t, TCL_W), tcl_data(t, TCL_B),
                           y->data, (enum tcl_act)t->layer->act);
 }
 
 void tcl_tile_conv3_wg(struct tcl_tile const *t)
 {
+    TCL_NEEDS_3(t, X, DY, DW);
     struct tcl_part const *const x = &t->parts[TCL_X], *const dy = &t->parts[TCL_DY];
-    struct tcl_dw_tile const tile = first_layer(t->layer, x, dy);
+    struct tcl_window const window = tcl_window_of_tile(t->layer, x, dy);
+    struct tcl_dw_tile const tile = tcl_dw_tile_of(&window, x->num_rows);
     tcl_fast_conv_wg_fp32(&tile, x->num_rows, dy->num_rows, x->data, dy->data, tcl_data(t, TCL_DW),
                           !t->first);
     tcl_tile_finish_wg(t, tile.y_stride, 9 * x->num_rows * dy->num_rows);

@@ -2,25 +2,6 @@
 
 #include "tcl_fast_dw_fp32.h"
 #include "tcl_tile_body.h"
-#include "tcl_window.h"
-
-/* The tile as a layer of its own: see struct tcl_dw_tile for pad_top. */
-static struct tcl_window window_of(struct tcl_layer const *l, struct tcl_part const *x,
-                                   struct tcl_part const *y)
-{
-    return (struct tcl_window){
-        .H = x->num_columns,
-        .W = l->in_width,
-        .Ho = y->num_columns,
-        .Wo = l->out_width,
-        .kh = l->kernel_height,
-        .kw = l->kernel_width,
-        .stride_h = l->stride_h,
-        .stride_w = l->stride_w,
-        .pad_top = l->pad_top + x->column - y->column * l->stride_h,
-        .pad_left = l->pad_left,
-    };
-}
 
 static int is_fast(struct tcl_window const *w)
 {
@@ -28,30 +9,15 @@ static int is_fast(struct tcl_window const *w)
            (w->Wo - 1) * w->stride_w - w->pad_left + 2 <= w->W;
 }
 
-static struct tcl_dw_tile fast_tile(struct tcl_window const *w, int num_channels)
-{
-    return (struct tcl_dw_tile){
-        .num_channels = num_channels,
-        .H = w->H,
-        .W = w->W,
-        .Ho = w->Ho,
-        .Wo = w->Wo,
-        .stride = w->stride_h,
-        .pad_top = w->pad_top,
-        .pad_left = w->pad_left,
-        .x_stride = w->H * w->W,
-        .y_stride = w->Ho * w->Wo,
-    };
-}
-
 void tcl_tile_dw_fw(struct tcl_tile const *t)
 {
+    TCL_NEEDS_3(t, X, W, Y);
     struct tcl_part const *const x = &t->parts[TCL_X], *const y = &t->parts[TCL_Y];
     float const *const weights = tcl_data(t, TCL_W), *const bias = tcl_data(t, TCL_B);
     enum tcl_act const act = (enum tcl_act)t->layer->act;
-    struct tcl_window const w = window_of(t->layer, x, y);
+    struct tcl_window const w = tcl_window_of_tile(t->layer, x, y);
     if (is_fast(&w)) {
-        struct tcl_dw_tile const fast = fast_tile(&w, y->num_rows);
+        struct tcl_dw_tile const fast = tcl_dw_tile_of(&w, y->num_rows);
         tcl_fast_dw_fw_fp32(&fast, x->data, weights, bias, y->data, act);
         return;
     }
@@ -68,12 +34,13 @@ void tcl_tile_dw_fw(struct tcl_tile const *t)
 
 void tcl_tile_dw_ig(struct tcl_tile const *t)
 {
+    TCL_NEEDS_3(t, DY, W, DX);
     struct tcl_part const *const dx = &t->parts[TCL_DX], *const dy = &t->parts[TCL_DY];
     float const *const weights = tcl_data(t, TCL_W);
-    struct tcl_window const w = window_of(t->layer, dx, dy);
+    struct tcl_window const w = tcl_window_of_tile(t->layer, dx, dy);
     int const plane = w.H * w.W;
     if (is_fast(&w)) {
-        struct tcl_dw_tile const fast = fast_tile(&w, dx->num_rows);
+        struct tcl_dw_tile const fast = tcl_dw_tile_of(&w, dx->num_rows);
         tcl_fast_dw_ig_fp32(&fast, dy->data, weights, dx->data);
     } else {
         int start, stop;
@@ -89,12 +56,13 @@ void tcl_tile_dw_ig(struct tcl_tile const *t)
 
 void tcl_tile_dw_wg(struct tcl_tile const *t)
 {
+    TCL_NEEDS_3(t, X, DY, DW);
     struct tcl_part const *const x = &t->parts[TCL_X], *const dy = &t->parts[TCL_DY];
     float *const dw = tcl_data(t, TCL_DW);
-    struct tcl_window const w = window_of(t->layer, x, dy);
+    struct tcl_window const w = tcl_window_of_tile(t->layer, x, dy);
     int const kernel = w.kh * w.kw, num_weights = dy->num_rows * kernel;
     if (is_fast(&w)) {
-        struct tcl_dw_tile const fast = fast_tile(&w, dy->num_rows);
+        struct tcl_dw_tile const fast = tcl_dw_tile_of(&w, dy->num_rows);
         tcl_fast_dw_wg_fp32(&fast, x->data, dy->data, dw, !t->first);
     } else {
         int start, stop;

@@ -1,6 +1,7 @@
 /* Tiles of what works element by element: activations, sums, updates of weights. Cores share the elements. */
 
 #include "pulp_train_utils_fp32.h"
+#include "tcl_descend_fp32.h"
 #include "tcl_tile_body.h"
 #include "tcl_update_fp32.h"
 
@@ -11,6 +12,7 @@ static void split_of(struct tcl_tile const *t, enum tcl_slot slot, int *start, i
 
 void tcl_tile_add(struct tcl_tile const *t)
 {
+    TCL_NEEDS_3(t, X, DY, Y);
     float const *const a = tcl_data(t, TCL_X), *const b = tcl_data(t, TCL_DY),
                        *const y = tcl_data(t, TCL_MASK);
     float *const sum = tcl_data(t, TCL_Y);
@@ -30,6 +32,7 @@ void tcl_tile_add(struct tcl_tile const *t)
 
 void tcl_tile_relu_fw(struct tcl_tile const *t)
 {
+    TCL_NEEDS_2(t, X, Y);
     float const *const x = tcl_data(t, TCL_X);
     float *const y = tcl_data(t, TCL_Y);
     int start, stop;
@@ -40,6 +43,7 @@ void tcl_tile_relu_fw(struct tcl_tile const *t)
 
 void tcl_tile_relu_bw(struct tcl_tile const *t)
 {
+    TCL_NEEDS_3(t, MASK, DY, DX);
     float const *const y = tcl_data(t, TCL_MASK), *const dy = tcl_data(t, TCL_DY);
     float *const dx = tcl_data(t, TCL_DX);
     int start, stop;
@@ -50,13 +54,14 @@ void tcl_tile_relu_bw(struct tcl_tile const *t)
 
 void tcl_tile_descend(struct tcl_tile const *t)
 {
+    TCL_NEEDS_3(t, W, DW, W_NEW);
     float const *const w = tcl_data(t, TCL_W), *const dw = tcl_data(t, TCL_DW);
     float const rate = t->layer->learning_rate, decay = t->layer->weight_decay;
     float *const w_new = tcl_data(t, TCL_W_NEW);
     int start, stop;
     split_of(t, TCL_W_NEW, &start, &stop);
     for (int i = start; i < stop; i++)
-        w_new[i] = w[i] - rate * (dw[i] + decay * w[i]);
+        w_new[i] = tcl_descended(w[i], dw[i], rate, decay);
 }
 
 /* Copies the calling core's part, which it then changes in place. */
@@ -91,16 +96,20 @@ static void update(struct tcl_tile const *t, void (*kernel)(void *args))
 
 void tcl_tile_sgd(struct tcl_tile const *t)
 {
+    TCL_NEEDS_3(t, W, DW, W_NEW);
     update(t, tcl_sgd_fp32);
 }
 
 void tcl_tile_adam(struct tcl_tile const *t)
 {
+    TCL_NEEDS_3(t, W, DW, W_NEW);
+    TCL_NEEDS_4(t, STATE1, STATE2, STATE1_NEW, STATE2_NEW);
     update(t, tcl_adam_fp32);
 }
 
 void tcl_tile_accumulate(struct tcl_tile const *t)
 {
+    TCL_NEEDS_3(t, DW, STATE1, STATE1_NEW);
     struct blob weights = {.diff = tcl_data(t, TCL_DW), .dim = t->parts[TCL_DW].num_columns};
     struct tcl_accumulate_args args = {&weights, tcl_data(t, TCL_STATE1_NEW), t->layer->rule};
     renew(t, TCL_STATE1, TCL_STATE1_NEW);

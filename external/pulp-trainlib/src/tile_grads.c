@@ -1,6 +1,7 @@
 /* What follows the gradients of a layer within the same tiles: activation masks, bias gradients, plain SGD.
  */
 
+#include "tcl_descend_fp32.h"
 #include "tcl_fast_map_fp32.h"
 #include "tcl_tile_body.h"
 
@@ -26,10 +27,9 @@ static void bias_grads(struct tcl_tile const *t, int num_pixels)
     if (!t->last || !tcl_data(t, TCL_B_NEW))
         return;
     tcl_split(db->num_rows, &start, &stop); /* the same channels */
-    for (int c = start; c < stop; c++) {
-        float const b = tcl_data(t, TCL_B)[c];
-        tcl_data(t, TCL_B_NEW)[c] = b - t->layer->learning_rate * (db->data[c] + t->layer->weight_decay * b);
-    }
+    for (int c = start; c < stop; c++)
+        tcl_data(t, TCL_B_NEW)[c] = tcl_descended(tcl_data(t, TCL_B)[c], db->data[c], t->layer->learning_rate,
+                                                  t->layer->weight_decay);
 }
 
 static void descend(struct tcl_tile const *t, int num_weights)
@@ -40,11 +40,12 @@ static void descend(struct tcl_tile const *t, int num_weights)
     int start, stop;
     tcl_split(num_weights, &start, &stop);
     for (int i = start; i < stop; i++)
-        w_new[i] = w[i] - rate * (dw[i] + decay * w[i]);
+        w_new[i] = tcl_descended(w[i], dw[i], rate, decay);
 }
 
 void tcl_tile_finish_wg(struct tcl_tile const *t, int num_pixels, int num_weights)
 {
+    TCL_CHECK(num_pixels > 0 && num_weights > 0);
     bias_grads(t, num_pixels);
     if (t->last && tcl_data(t, TCL_W_NEW) && tcl_data(t, TCL_DW)) {
         port_barrier();
@@ -54,5 +55,6 @@ void tcl_tile_finish_wg(struct tcl_tile const *t, int num_pixels, int num_weight
 
 void tcl_tile_bias_wg(struct tcl_tile const *t)
 {
+    TCL_NEEDS_2(t, DY, DB);
     bias_grads(t, t->parts[TCL_DY].num_columns);
 }

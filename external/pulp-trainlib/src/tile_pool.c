@@ -18,11 +18,13 @@ static void pool_avg(struct tcl_tile const *t, enum tcl_slot x, enum tcl_slot y,
 
 void tcl_tile_avgpool_fw(struct tcl_tile const *t)
 {
+    TCL_NEEDS_2(t, X, Y);
     pool_avg(t, TCL_X, TCL_Y, pulp_avgpool_fp32_fw_cl);
 }
 
 void tcl_tile_avgpool_bw(struct tcl_tile const *t)
 {
+    TCL_NEEDS_2(t, DX, DY);
     pool_avg(t, TCL_DX, TCL_DY, pulp_avgpool_fp32_bw_cl);
 }
 
@@ -34,43 +36,26 @@ static float share(struct tcl_layer const *l)
 /* Columns are some of a channel's pixels. */
 void tcl_tile_globalpool_fw(struct tcl_tile const *t)
 {
+    TCL_NEEDS_2(t, X, Y);
     struct tcl_part const *const x = &t->parts[TCL_X];
-    float *const y = tcl_data(t, TCL_Y);
-    int start, stop;
-    tcl_fast_bias_act_bw_fp32(NULL, x->data, y, x->num_rows, x->num_columns, x->num_columns, x->num_columns,
-                              !t->first, TCL_ACT_NONE);
-    tcl_split(t->last ? x->num_rows : 0, &start, &stop); /* the same channels */
-    for (int c = start; c < stop; c++)
-        y[c] *= share(t->layer);
+    tcl_fast_avgpool_fw_fp32(x->data, tcl_data(t, TCL_Y), x->num_rows, x->num_columns, x->num_columns,
+                             share(t->layer), !t->first);
 }
 
 void tcl_tile_globalpool_bw(struct tcl_tile const *t)
 {
+    TCL_NEEDS_2(t, DX, DY);
     struct tcl_part const *const dx = &t->parts[TCL_DX];
     tcl_fast_avgpool_bw_fp32(tcl_data(t, TCL_DY), dx->data, dx->num_rows, dx->num_columns, dx->num_columns,
                              share(t->layer));
     tcl_tile_mask(t, dx->num_rows * dx->num_columns);
 }
 
-/* The index in plane x of the first maximum of the window of output (oy, ox). */
-static int largest(struct tcl_layer const *l, float const *x, int oy, int ox)
-{
-    int const H = l->in_height, W = l->in_width;
-    int const y0 = oy * l->stride_h - l->pad_top, x0 = ox * l->stride_w - l->pad_left;
-    int const y_first = y0 > 0 ? y0 : 0, x_first = x0 > 0 ? x0 : 0;
-    int const y_stop = y0 + l->kernel_height < H ? y0 + l->kernel_height : H;
-    int const x_stop = x0 + l->kernel_width < W ? x0 + l->kernel_width : W;
-    int best = y_first * W + x_first;
-    for (int iy = y_first; iy < y_stop; iy++)
-        for (int ix = x_first; ix < x_stop; ix++)
-            if (x[iy * W + ix] > x[best])
-                best = iy * W + ix;
-    return best;
-}
-
 void tcl_tile_maxpool_fw(struct tcl_tile const *t)
 {
+    TCL_NEEDS_2(t, X, Y);
     struct tcl_layer const *const l = t->layer;
+    struct tcl_window const window = tcl_window_of_layer(l, l->in_height, l->out_height, l->pad_top);
     int const plane = l->in_height * l->in_width;
     float const *x = tcl_data(t, TCL_X);
     float *y = tcl_data(t, TCL_Y);
@@ -81,12 +66,14 @@ void tcl_tile_maxpool_fw(struct tcl_tile const *t)
     for (int c = start; c < stop; c++, x += plane)
         for (int oy = 0; oy < l->out_height; oy++)
             for (int ox = 0; ox < l->out_width; ox++)
-                *y++ = x[largest(l, x, oy, ox)];
+                *y++ = x[tcl_window_largest(&window, x, oy, ox)];
 }
 
 void tcl_tile_maxpool_bw(struct tcl_tile const *t)
 {
+    TCL_NEEDS_3(t, X, DX, DY);
     struct tcl_layer const *const l = t->layer;
+    struct tcl_window const window = tcl_window_of_layer(l, l->in_height, l->out_height, l->pad_top);
     int const plane = l->in_height * l->in_width;
     float const *x = tcl_data(t, TCL_X), *dy = tcl_data(t, TCL_DY);
     float *dx = tcl_data(t, TCL_DX);
@@ -100,6 +87,6 @@ void tcl_tile_maxpool_bw(struct tcl_tile const *t)
             dx[i] = 0.0f;
         for (int oy = 0; oy < l->out_height; oy++)
             for (int ox = 0; ox < l->out_width; ox++)
-                dx[largest(l, x, oy, ox)] += *dy++;
+                dx[tcl_window_largest(&window, x, oy, ox)] += *dy++;
     }
 }

@@ -7,9 +7,10 @@
    last columns are outside the loops: nothing is multiplied with padding there, and a row costs 4 to 24
    cycles besides its FMAs. A row that lies outside is one zero, read again and again. */
 
-#ifndef TCL_FAST_ROWS_H
-#define TCL_FAST_ROWS_H
+#ifndef FAST_ROWS_H
+#define FAST_ROWS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "tcl_fast_dw_fp32.h"
@@ -25,7 +26,7 @@ static inline struct range range_of(enum tcl_act act)
     return (struct range){act == TCL_ACT_NONE ? INT32_MIN : 0, act == TCL_ACT_RELU6 ? 0x40c00000 : INT32_MAX};
 }
 
-static inline struct tcl_window window_of(struct tcl_dw_tile const *t)
+static inline struct tcl_window window_3x3(struct tcl_dw_tile const *t)
 {
     return (struct tcl_window){
         .H = t->H,
@@ -41,6 +42,16 @@ static inline struct tcl_window window_of(struct tcl_dw_tile const *t)
     };
 }
 
+/* The contract of a tile whose num_results rows of results are shared by the cores; the other plane may be
+ * empty. */
+static inline void check_tile(struct tcl_dw_tile const *t, int num_results)
+{
+    TCL_CHECK(num_results > 0 && t->H >= 0 && t->Ho >= 0 && t->W > 0 && t->Wo > 0);
+    TCL_CHECK(t->stride == 1 || t->stride == 2);
+    TCL_CHECK(t->x_stride >= t->H * t->W && t->y_stride >= t->Ho * t->Wo);
+    (void)t, (void)num_results;
+}
+
 static inline float limited(float number, struct range range)
 {
     union {
@@ -54,14 +65,22 @@ static inline float limited(float number, struct range range)
 
 #ifdef TCL_XPULP
 
-/* Rows of results that are walked alike, as the assembly reads them: the order of the fields is its. The rows
-   that meet the first, where an outer one that is outside is a zero; bytes from a column to the next, 0
+/* Rows of results that are walked alike, as the assembly reads them: GROUP knows where the fields are. The
+   rows that meet the first, where an outer one that is outside is a zero; bytes from a column to the next, 0
    there; how many rows of results, 0 behind the last group. */
 struct group {
     float const *row[3];
     int first_step, last_step;
     int num;
 };
+
+/* An array of -1 elements where a field is not where GROUP reads it. */
+typedef char group_is_read_right[offsetof(struct group, row) == 0 &&
+                                         offsetof(struct group, first_step) == 12 &&
+                                         offsetof(struct group, last_step) == 16 &&
+                                         offsetof(struct group, num) == 20 && sizeof(struct group) == 24
+                                     ? 1
+                                     : -1];
 
 /* A first row, inner rows, a last row, and the end. */
 enum { MOST_GROUPS = 4 };
