@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tinyclf import golden, targets
-from tinyclf.budget import fitted
 from tinyclf.emit import Program, emit
 from tinyclf.errors import BadInput, DoesNotFit
 from tinyclf.files import write_text
+from tinyclf.fitting import Setting, fitted
 from tinyclf.golden import Trajectory
 from tinyclf.ir import Graph
 from tinyclf.lower import training_graph
@@ -148,7 +148,7 @@ def make_program(job: Job, target: Target | None = None, *, upstream: Upstream |
     _, channels, height, width = job.samples.shape
     graph = training_graph(job.model, input_shape=(channels, height, width), rule=job.rule)
     if job.recompute:
-        graph = fitted(graph, target=target, num_samples=len(job.samples))
+        graph = fitted(graph, Setting(target, num_samples=len(job.samples)))
     linkage = None
     if upstream:
         graph, linkage = link(graph, upstream)

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from tinyclf import golden, targets
-from tinyclf.budget import fitted
 from tinyclf.deploy import TOLERANCE, require_fit, write_project
 from tinyclf.device_files import (
     REFUSALS,
@@ -32,6 +31,7 @@ from tinyclf.emit import Program, TrainingRun, emit
 from tinyclf.errors import BadInput, ToolFailed
 from tinyclf.feature_memory import FeatureMemory, feature_memory
 from tinyclf.files import write_text, write_whole
+from tinyclf.fitting import Setting, fitted
 from tinyclf.ir import Graph, Role
 from tinyclf.lower import training_graph
 from tinyclf.memory import plan_memory
@@ -171,7 +171,8 @@ def make_training_program(job: TrainingJob, target: Target | None = None) -> Pro
     graph = _graph(job)
     features = features_of(job)
     if job.recompute:
-        graph = fitted(graph, target=target, num_samples=None)
+        kept = features.num_bytes if features else 0
+        graph = fitted(graph, Setting(target, num_samples=None, kept_features_bytes=kept))
     values = {name: p.detach().numpy() for name, p in job.model.named_parameters()}
     plan = plan_memory(graph)
     tiles = target_tiles(graph, plan, target)

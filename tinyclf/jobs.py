@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tinyclf.architectures import ARCHITECTURES
-from tinyclf.budget import fitted
 from tinyclf.data import open_dataset
 from tinyclf.data.sampling import epoch_order
 from tinyclf.deploy import Job, emit_project, num_fitting_samples
 from tinyclf.elf import read_elf
 from tinyclf.errors import BadInput, Unsupported
 from tinyclf.evaluate import check_classes
+from tinyclf.feature_memory import feature_memory
+from tinyclf.fitting import Setting, fitted
 from tinyclf.ir import Graph
 from tinyclf.lower import training_graph
 from tinyclf.macs import num_macs as num_step_macs
@@ -57,15 +58,15 @@ class Request(UpdateOptions):
     """
 
     target: Target
-    variant: Variant | None
-    arch: str | None
-    size: int | None
-    num_classes: int | None
-    from_run: Path | None
-    data: Path | None
-    num_steps: int
-    num_samples: int | None
-    seed: int
+    variant: Variant | None = None
+    arch: str | None = None
+    size: int | None = None
+    num_classes: int | None = None
+    from_run: Path | None = None
+    data: Path | None = None
+    num_steps: int = 1
+    num_samples: int | None = None
+    seed: int = 0
     recompute: bool = False
 
 
@@ -74,7 +75,8 @@ class Need:
     """What one training step of a net needs: its graph, where everything lies, and the sums.
 
     `num_parameters` are PyTorch's, with BatchNorm; `num_folded` are those that are deployed. `plain` is the step
-    without recomputation: `graph` itself, unless activations are recomputed, at `recomputed_macs`.
+    without recomputation: `graph` itself, unless activations are recomputed, at `recomputed_macs`. `setting` has the
+    bytes of the features that are kept.
     """
 
     arch: str
@@ -84,6 +86,7 @@ class Need:
     num_parameters: int
     num_folded: int
     plain: Graph
+    setting: Setting
 
     @property
     def macs(self) -> int:
@@ -105,32 +108,40 @@ def memory_of(
     small_input: bool = False,
     rule: UpdateRule | None = None,
     recompute: bool = False,
-    target: Target | None = None,
-    num_samples: int = 1,
+    setting: Setting | None = None,
+    cache: str = "off",
 ) -> Need:
     """Plan the memory of a training step of `arch` (None: the variant's default); no data or training is needed.
 
     `rule`: how weights are updated; None: by plain SGD. With `recompute`, activations are recomputed as far as it takes
-    to fit `target` with `num_samples` samples; without a target, or on one without limits, for the fewest bytes.
+    to fit the target of `setting`; without a target, or on one without limits, for the fewest bytes. `cache` other than
+    "off": as in a training run, which streams the samples of `setting` and keeps features of them.
 
     Raises:
         DoesNotFit: not even the most recomputation fits.
+        BadInput: see `feature_memory`.
     """
+    setting = setting or Setting()
     arch = arch or variant.default_arch
     model = build_model(arch, num_classes=num_classes, size=size, small_input=small_input)
     freeze(model, variant)
     folded = fold_batchnorm(model)
     plain, plan, sums = _plan(folded, (3, size, size), rule)
-    graph = fitted(plain, target=target, num_samples=num_samples) if recompute else plain
+    kept = feature_memory(plain, kind=cache, num_samples=setting.num_samples or 0)
+    if kept:
+        setting = replace(setting, num_samples=None, kept_features_bytes=kept.num_bytes)
+    graph = fitted(plain, setting) if recompute else plain
     if graph is not plain:
         plan = plan_memory(graph)
         naive = {name: value for name, value in sums.to_dict().items() if name.startswith("naive_")}
         sums = replace(report(graph, plan), **naive)  # of the plain step
-    return Need(arch, graph, plan, sums, num_parameters(model), num_parameters(folded), plain)
+    return Need(arch, graph, plan, sums, num_parameters(model), num_parameters(folded), plain, setting)
 
 
-def linked_memory(request: Request) -> tuple[RegionUse, ...]:
+def linked_memory(request: Request, *, num_cores: int | None = None) -> tuple[RegionUse, ...]:
     """Emit and build what `request` asks for in a folder of its own; return what the linker placed in each region.
+
+    `num_cores` None: the target's default.
 
     Raises:
         DoesNotFit: the target's memory is too small.
@@ -139,7 +150,7 @@ def linked_memory(request: Request) -> tuple[RegionUse, ...]:
     require_tools(request.target)
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "project"
-        emit_project(make_job(request), request.target, project)
+        emit_project(make_job(request), request.target, project, num_cores=num_cores)
         build(project, request.target)
         return linked_regions(request.target, read_elf(project / ELF))
 

@@ -59,7 +59,7 @@ class SegmentSearch:
     def cheapest(self, live_bytes: int) -> Graph | None:
         """Return the step that recomputes the fewest MACs with at most `live_bytes` live at once; None if none can."""
         limit = live_bytes
-        while path := self._cheapest_path(limit):
+        while limit >= self._most_of_a_call and (path := self._cheapest_path(limit)):
             graph = recompute(self.graph, path.segments)
             excess = max_live(lifetimes(graph)) - live_bytes
             if excess <= 0:
@@ -106,6 +106,12 @@ class SegmentSearch:
         best = min(front, key=lambda path: path.macs)
         segment = Segment(self._cuts[0], stop, best.segments)
         return [_Path(whole[0].kept, whole[0].macs + best.macs, (segment,))]
+
+    @cached_property
+    def _most_of_a_call(self) -> int:
+        """Return the most bytes of the arena that a call works on: no recomputation gets below."""
+        sizes = {span.tensor.name: span.tensor.num_bytes for span in lifetimes(self.graph)}
+        return max(sum(sizes.get(name, 0) for name in {*call.reads, *call.writes}) for call in self.graph.calls)
 
     @cached_property
     def _choices(self) -> dict[int, list[_Choice]]:

@@ -1,8 +1,8 @@
-"""Commands of the device half: deploy, doctor; and options that they share with memory."""
+"""Commands of the device half: deploy, doctor; and options that they share with memory and tune."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,9 +10,8 @@ import click
 
 from tinyclf.cli.program import FOLDER, main
 from tinyclf.cli.selection import selection_options
-from tinyclf.cli.update_options import finer_update_options
+from tinyclf.cli.update_options import update_options
 from tinyclf.feature_memory import CACHES
-from tinyclf.rules import LOSSES, OPTIMIZERS, SCHEDULES
 from tinyclf.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -47,33 +46,6 @@ class TargetName(_ParamType):
         return find_targets()[value]
 
 
-class _Dashed(click.Choice):  # type: ignore[type-arg]  # not generic in click below 8.2
-    """A choice among names, with "-" for "_" on the command line."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        super().__init__([name.replace("_", "-") for name in names])
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return super().convert(value, param, ctx).replace("-", "_")
-
-
-def rule_options(command: F) -> F:
-    """Add the options of an update that decide what is kept in memory from step to step."""
-    for option in (
-        click.option(
-            "--batch",
-            type=int,
-            default=1,
-            show_default=True,
-            help="Samples per update, of the mean of their gradients. Samples left at the end change no weight.",
-        ),
-        click.option("--momentum", type=float, default=0.0, show_default=True, help="Momentum, for sgd."),
-        click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True, help="Optimizer."),
-    ):
-        command = option(command)
-    return command
-
-
 def variant_options(default: str) -> Callable[[F], F]:
     """Add the options that say what is trained; `default` is how help words what holds without them."""
     variant = click.option(
@@ -85,6 +57,13 @@ def variant_options(default: str) -> Callable[[F], F]:
     return lambda command: variant(_k_option(selection_options(command)))
 
 
+cores_option = click.option("--cores", type=int, help="Cores that share the work. Default: all of the target's.")
+l1_option = click.option(
+    "--l1",
+    metavar="BYTES",
+    help="Compute on tiles in so much L1, such as 64KiB, with what else lies there; off: where the tensors lie. "
+    "Default: all of the target's L1, if it has one.",
+)
 tiles_option = click.option(
     "--tiles",
     type=click.Path(path_type=Path),
@@ -114,15 +93,7 @@ _k_option = click.option("--k", type=int, default=2, show_default=True, help="Nu
     help="Samples to link in, taken in turn. Default: up to 4, as many as fit. With --epochs: training samples that "
     "are streamed. Default: all.",
 )
-@click.option(
-    "--lr", "learning_rate", type=float, help="Learning rate. Default: 0.01; for full training and for adam 0.001."
-)
-@click.option("--weight-decay", type=float, default=0.0, show_default=True, help="Weight decay.")
-@rule_options
-@click.option("--clip", type=float, default=0.0, show_default=True, help="Largest norm of the gradient; 0: no limit.")
-@click.option("--schedule", type=click.Choice(SCHEDULES), default="constant", show_default=True, help="Of the rate.")
-@click.option("--loss", type=_Dashed(LOSSES), default="cross-entropy", show_default=True, help="What is minimised.")
-@finer_update_options
+@update_options
 @click.option("--epochs", "num_epochs", type=int, help="In place of --steps: a training run over all samples.")
 @click.option("--test-samples", "num_test", type=int, help="With --epochs: of the test split. Default: all.")
 @click.option(
@@ -143,14 +114,9 @@ _k_option = click.option("--k", type=int, default=2, show_default=True, help="Nu
 )
 @click.option("--resume", is_flag=True, help="With --epochs and --execute: go on with the run that was cut in --out.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the samples' order, or of all that is random.")
-@click.option("--cores", type=int, help="Cores that share the work. Default: all of the target's.")
+@cores_option
 @click.option("--recompute", is_flag=True, help="Compute activations twice where they would not fit the target.")
-@click.option(
-    "--l1",
-    metavar="BYTES",
-    help="Compute on tiles in so much L1, such as 64KiB, with what else lies there; off: where the tensors lie. "
-    "Default: all of the target's L1, if it has one.",
-)
+@l1_option
 @tiles_option
 @click.option("--out", type=FOLDER, metavar="DIR", help="Project folder. Default: deployed/TARGET-NAME-VARIANT.")
 @click.option("--execute", "run_it", is_flag=True, help="Build it, run it, and compare every step with PyTorch.")
