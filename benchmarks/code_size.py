@@ -1,13 +1,15 @@
 """The bound of code and constants of each target: builds a set of nets and prints the [code] tables of target.toml.
 
-Run by `python -m benchmarks.code_size` when kernels, templates or ports have changed; tests/test_memory_regions.py
-tells when. The bound is the least-squares fit raised until no net is above it. With TRAINLIB_HOME set to a checkout of
-PULP-TrainLib also that of programs with its kernels.
+Run by `python -m benchmarks.code_size [TARGET ...]` when kernels, templates or ports have changed; it takes some ten
+minutes, and tests/test_memory_regions.py tells when. Tables are counted (tinyclf/program_tables.py); of the rest the
+bound is the plane that no net is above and that exceeds what is linked by the least ratio. With TRAINLIB_HOME set to a
+checkout of PULP-TrainLib also that of programs with its kernels.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,33 +17,35 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linprog
 
 from tinyclf import targets
-from tinyclf.deploy import Job, make_program, write_project
-from tinyclf.elf import read_elf
+from tinyclf.deploy import Job, make_program
+from tinyclf.elf import Elf, read_elf
 from tinyclf.emit import Program, TrainingRun, emit
 from tinyclf.feature_memory import feature_memory
 from tinyclf.memory import report
 from tinyclf.models import build_model, fold_batchnorm, freeze
-from tinyclf.regions import code_bound, linked_regions, tile_features
+from tinyclf.program_tables import plain_bytes, tile_bodies, tile_bytes
+from tinyclf.regions import DEPTHWISE_BODIES, linked_regions
 from tinyclf.rules import UpdateRule
 from tinyclf.targets import Target, find_targets, with_l1
-from tinyclf.upstream import Upstream, find_upstream
+from tinyclf.tile_plan import target_tiles
+from tinyclf.upstream import find_upstream
 from tinyclf.variants import Variant
 
-ARCHITECTURES = ("mobilenet_wd4", "fdmobilenet_wd4", "dscnn")
-VARIANTS = (Variant("LP"), Variant("FT", 1), Variant("FT", 2), Variant("full"))
+ARCHITECTURES = ("mobilenet_wd4", "fdmobilenet_wd4", "dscnn", "mobilenetv2_wd4", "resnet8")
+VARIANTS = (Variant("LP"), Variant("FT", 1), Variant("FT", 2), Variant("full"), Variant("full", bias_only=True))
 PLAIN = UpdateRule(0.01)
 RULES = (
     UpdateRule(0.01, momentum=0.9),
     UpdateRule(0.01, optimizer="adam", batch=4, schedule="cosine", num_updates=9, clip=1.0),
     UpdateRule(0.01, clip=1.0, schedule="step", num_updates=9),
 )
-WEIGHTS_HEADER_BYTES = 1024
-MOST_CODE = 50_000  # bytes
-OP, OPERAND, TRACE = 76, 40, 8  # bytes of a row of the tables: struct tcl_op with tcl_call, tcl_operand, tcl_trace
+MOST_CODE = 100_000  # bytes
 Array = NDArray[np.float64]
 MARGIN = 256  # bytes for the alignment between sections, which depends on the net
+OLD = 1_000_000_000  # seconds: 2001
 
 
 def make_job(arch: str, variant: Variant, *, size: int, recompute: bool = False, rule: UpdateRule = PLAIN) -> Job:
@@ -52,104 +56,134 @@ def make_job(arch: str, variant: Variant, *, size: int, recompute: bool = False,
     return Job(fold_batchnorm(model), samples, labels, rule.batch, rule, "benchmarks", recompute=recompute)
 
 
-def features(program: Program) -> list[int]:
-    """Return what the bound depends on: 1, whether there is a rule, kernels, calls, tensors, nodes."""
-    graph = program.graph
-    num_kernels = len({call.kernel for call in graph.calls})
-    return [1, int(graph.reads_rule), num_kernels, len(graph.calls), len(graph.tensors), len(graph.nodes)]
-
-
 def fits(program: Program, target: Target) -> bool:
     """Tell whether a program will fit, before the bound of its code is known."""
     need = report(program.graph, program.plan).total + (0 if program.samples is None else program.samples.nbytes)
     return target.memory_bytes is None or need + MOST_CODE <= target.memory_bytes
 
 
-def measure(target: Target, program: Program, files: dict[str, bytes] | None = None) -> int:
-    """Build a program; return the bytes of its code and constants. `files`: what the project holds besides."""
-    with tempfile.TemporaryDirectory() as folder:
-        emitted = emit(program, target=target, num_cores=target.num_cores, command="benchmarks")
-        write_project(emitted | (files or {}), Path(folder) / "project")
-        targets.build(Path(folder) / "project", target)
-        parts = dict(linked_regions(target, read_elf(Path(folder) / "project" / targets.ELF))[0].parts)
-    return (parts["code"] or 0) + (parts["constants"] or 0)
+def link(program: Program, target: Target, projects: Path, *, num_cores: int | None = None) -> Elf:
+    """Build a program where the last one with the same kernels and flags was built: only what is its own is new."""
+    library = "tiles" if program.tiles else "plain"
+    project = projects / f"{target.name}-{num_cores or target.num_cores}-{library}"
+    files = emit(program, target=target, num_cores=num_cores or target.num_cores, command="benchmarks")
+    for name, content in files.items():
+        file, is_own = project / name, name.startswith("src/")
+        if is_own or not file.exists() or file.read_bytes() != content:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        if is_own and file.suffix == ".h":  # only what is in src/ includes it, and that is new
+            os.utime(file, (OLD, OLD))
+    targets.build(project, target)
+    return read_elf(project / targets.ELF)
 
 
-def measure_training_run(target: Target, job: Job) -> int:
-    """Return the bytes of code and constants that a training run of `job` has more than single steps.
-
-    It keeps features in 8 bits: the tables and the code of that count too.
-    """
-    program = make_program(job, target)
-    header = bytes(WEIGHTS_HEADER_BYTES)
-    features = feature_memory(program.graph, kind="int8", num_samples=1)
-    run = TrainingRun(run=1, seed=1, num_epochs=1, checkpoint_every=1, weights_header=header, features=features)
-    whole = replace(program, samples=None, labels=None, traced=frozenset(), training=run)
-    return measure(target, whole) - measure(target, program)
+def measure(target: Target, program: Program, projects: Path) -> int:
+    """Build a program; return the bytes of its code and constants without tables."""
+    parts = dict(linked_regions(target, link(program, target, projects))[0].parts)
+    tables = tile_bytes if program.tiles else plain_bytes
+    is_run = program.training is not None
+    return (parts["code"] or 0) + (parts["constants"] or 0) - tables(program.graph, program.plan, is_run=is_run)
 
 
-def tile_bound(target: Target, programs: Sequence[Program]) -> str:
-    """Return the lines of the bound of programs on tiles: tables have the sizes of their structs, code is fitted."""
-    counts = [tile_features(p.graph, p.plan) for p in programs]
-    tables = np.array(
-        [OP * ops + OPERAND * n + TRACE * len(p.graph.tensors) for (_, ops, n), p in zip(counts, programs, strict=True)]
+def training_run(program: Program, target: Target) -> Program:
+    """Return `program` as a training run that keeps features in 8 bits, where something is frozen."""
+    trained = [call.node for call in program.graph.calls if call.phase.value == "update"]
+    is_frozen = not any(program.graph.calls[0].node in node for node in trained)
+    features = feature_memory(program.graph, kind="int8", num_samples=1) if is_frozen else None
+    run = TrainingRun(run=1, seed=1, num_epochs=1, checkpoint_every=1, weights_header=bytes(16), features=features)
+    tiles = target_tiles(program.graph, program.plan, target) if program.tiles else None
+    return replace(program, samples=None, labels=None, traced=frozenset(), training=run, tiles=tiles)
+
+
+def extra_of_runs(target: Target, programs: Sequence[Program], projects: Path) -> int:
+    """Return the most that code and constants of training runs have more than those of single steps."""
+    runs = [measure(target, training_run(p, target), projects / "runs") for p in programs]
+    return max(run - measure(target, p, projects) for run, p in zip(runs, programs, strict=True)) + MARGIN
+
+
+def features(program: Program) -> list[int]:
+    """Return what the bound depends on: 1 and the kernels, or 1, the bodies of tiles and the depthwise ones."""
+    if not program.tiles:
+        return [1, len({call.kernel for call in program.graph.calls})]
+    bodies = tile_bodies(program.graph, program.plan, is_run=False)
+    return [1, len(bodies), sum(body.startswith(DEPTHWISE_BODIES) for body in bodies)]
+
+
+def fit(programs: Sequence[Program], target: Target, projects: Path) -> tuple[list[int], float]:
+    """Return the coefficients of the bound by `features`, and how many times what is linked it is at most."""
+    a = np.array([features(p) for p in programs], dtype=float)
+    code = np.array([measure(target, p, projects) for p in programs], dtype=float)
+    count = tile_bytes if programs[0].tiles else plain_bytes
+    tables = np.array([count(p.graph, p.plan, is_run=False) for p in programs], dtype=float)
+    num, n = a.shape
+    # Variables: the coefficients, and the ratio to be made small.
+    above = np.hstack([-a, np.zeros((num, 1))]), -code
+    below = np.hstack([a, -(code + tables)[:, None]]), -tables
+    found = linprog(
+        np.r_[np.zeros(n), 1.0],
+        A_ub=np.vstack([above[0], below[0]]),
+        b_ub=np.r_[above[1], below[1]],
+        bounds=[(0, None)] * n + [(1, None)],
     )
-    b = np.array([measure(target, program) for program in programs]) - tables
-    a = np.array([(1, num_bodies) for num_bodies, _, _ in counts], dtype=float)
-    body = int(np.ceil(np.linalg.lstsq(a, b, rcond=None)[0][1]))
-    base = int((b - body * a[:, 1]).max()) + MARGIN
-    worst = max((base + body * a[:, 1] + tables) / (b + tables))
-    values = f"base = {base}\nbody = {body}\nop = {OP}\noperand = {OPERAND}\ntensor = {TRACE}"
-    return f"# {target.name} on tiles: at most {worst:.3f} times what is linked\n[code.tiles]\n{values}\n"
+    values = [int(np.ceil(x)) for x in found.x[:n]]
+    values[0] += MARGIN
+    return values, float(max((a @ values + tables) / (code + tables)))
 
 
-def fit(a: Array, programs: Sequence[Program], target: Target, names: Sequence[str]) -> tuple[int, str, float]:
-    """Return the base, the other lines and the worst ratio of a bound by the features `a`, of which the first is 1."""
-    b = np.array([measure(target, program) for program in programs], dtype=float)
-    slopes = np.ceil(np.linalg.lstsq(a, b, rcond=None)[0][1:]).clip(0)
-    base = int((b - a[:, 1:] @ slopes).max()) + MARGIN
-    values = "".join(f"\n{name} = {int(s)}" for name, s in zip(names, slopes, strict=True))
-    return base, values, float(max((base + a[:, 1:] @ slopes) / b))
+def extra_of_rules(target: Target, values: Sequence[int], projects: Path) -> int:
+    """Return the most that a rule which is read at run time adds to the bound without."""
+    programs = [make_program(make_job("dscnn", VARIANTS[2], size=32, rule=rule), target) for rule in RULES]
+    return max(measure(target, p, projects) - int(np.dot(features(p), values)) for p in programs) + MARGIN
 
 
-def upstream_bound(target: Target, jobs: Sequence[Job], upstream: Upstream) -> str:
-    """Return the lines of the bound of programs that are linked with a checkout of upstream's.
+def upstream_base(target: Target, kernel: int, jobs: Sequence[Job], home: str, projects: Path) -> int:
+    """Return the base of the bound of programs that are linked with a checkout of upstream's.
 
-    What they need on top of the bound without is fitted by the number of calls; most of it is code for what a few
-    kernels might be asked to do.
+    `kernel` is what the bound without counts for each; most of the base is code for what a few kernels might be asked
+    to do.
     """
-    assert target.code is not None
+    upstream = find_upstream(home)
     programs = [p for job in jobs if fits(p := make_program(job, target, upstream=upstream), target)]
-    bounds = [code_bound(target, p.graph, p.plan, is_run=False) or 0 for p in programs]
-    excess = np.array([measure(target, p) - bound for p, bound in zip(programs, bounds, strict=True)], dtype=float)
-    a = np.array([(1, len(p.graph.calls)) for p in programs], dtype=float)
-    call = int(np.ceil(max(np.linalg.lstsq(a, excess, rcond=None)[0][1], 0)))
-    base = int((excess - call * a[:, 1]).max()) + MARGIN
-    head = f"# {target.name} with upstream's kernels"
-    return f"{head}\n[code.upstream]\nbase = {target.code.base + base}\ncall = {target.code.call + call}\n"
+    return max(measure(target, p, projects) - kernel * features(p)[1] for p in programs) + MARGIN
 
 
 def main() -> None:
-    """Measure every target that has a bound."""
+    """Measure every target that has a bound, or those that are named."""
+    jobs = [make_job(arch, variant, size=32) for arch in ARCHITECTURES for variant in VARIANTS]
+    jobs += [make_job(arch, VARIANTS[1], size=96) for arch in ARCHITECTURES]
+    jobs += [make_job(arch, VARIANTS[3], size=32, recompute=True) for arch in ARCHITECTURES[:3]]
     for target in find_targets().values():
-        if target.code is None:
+        if target.code is None or (sys.argv[1:] and target.name not in sys.argv[1:]):
             continue
-        plain = with_l1(target, "off")
-        jobs = [make_job(a, v, size=size) for a in ARCHITECTURES for v in VARIANTS for size in (32, 96, 128)]
-        jobs += [make_job(arch, VARIANTS[-1], size=32, recompute=True) for arch in ARCHITECTURES]
-        jobs += [make_job("dscnn", VARIANTS[2], size=32, rule=rule) for rule in RULES]
-        programs = [program for job in jobs if fits(program := make_program(job, plain), plain)]
-        a = np.array([features(program) for program in programs], dtype=float)
-        base, values, worst = fit(a, programs, plain, ("rule", "kernel", "call", "tensor", "node"))
-        run = max(measure_training_run(plain, job) for job in (jobs[0], jobs[1], jobs[-1])) + MARGIN
-        print(f"# {target.name}: at most {worst:.3f} times what is linked")
-        print(f"[code]\nbase = {base}\ntraining_run = {run}{values}\n", flush=True)
-        if target.takes_upstream and (home := os.environ.get("TRAINLIB_HOME")):
-            nets = [make_job(a, v, size=32) for a in (*ARCHITECTURES, "mobilenetv2_wd4", "resnet8") for v in VARIANTS]
-            print(upstream_bound(plain, nets, find_upstream(home)), flush=True)
-        tiled = target if target.l1_bytes is not None else with_l1(target, "64KiB")
-        programs = [make_program(job, tiled) for job in jobs if job.rule is PLAIN]
-        print(tile_bound(tiled, programs), flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            print_bound(target, jobs, Path(folder))
+
+
+def print_bound(target: Target, jobs: Sequence[Job], projects: Path) -> None:
+    """Print the tables of a target."""
+    plain = with_l1(target, "off")
+    tiled = target if target.l1_bytes is not None else with_l1(target, "64KiB")
+    rules, runs = [], []
+    lines = {}
+    for kind, each in (("plain", plain), ("tiles", tiled)):
+        programs = [p for job in jobs if fits(p := make_program(job, each), each)]
+        values, worst = fit(programs, each, projects / kind)
+        print(f"# {target.name}, {kind}: at most {worst:.3f} times what is linked", flush=True)
+        rules.append(extra_of_rules(each, values, projects / kind))
+        with_rule = make_program(make_job("mobilenetv2_wd4", VARIANTS[0], size=32, rule=RULES[1]), each)
+        runs.append(extra_of_runs(each, [programs[0], programs[3], programs[10], with_rule], projects / kind))
+        lines[kind] = values
+    base, kernel = lines["plain"]
+    print(f"[code]\nbase = {base}\ntraining_run = {max(runs)}\nrule = {max(rules)}\nkernel = {kernel}\n")
+    if target.takes_upstream and (home := os.environ.get("TRAINLIB_HOME")):
+        own = upstream_base(plain, kernel, [job for job in jobs if job.rule.is_plain], home, projects / "upstream")
+        print(f"[code.upstream] # where it differs in programs with upstream's kernels\nbase = {own}\n", flush=True)
+    base, body, depthwise = lines["tiles"]
+    print(
+        f"[code.tiles] # the same of programs on tiles\nbase = {base}\nbody = {body}\ndepthwise = {depthwise}\n",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -78,13 +78,8 @@ def measure(step: Step) -> dict[str, Any]:
         arch=step.arch,
         size=step.size,
         num_classes=2,
-        from_run=None,
-        data=None,
-        num_steps=1,
         num_samples=NUM_CACHED if step.is_cached else 1,
         learning_rate=0.01 if not step.recompute else None,
-        weight_decay=0.0,
-        seed=0,
         recompute=step.recompute,
     )
     job = make_job(request)

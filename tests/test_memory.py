@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from random_nets import RandomNet
 
 from tinyclf.ir import Call, Graph, Node, Phase, Role, Tensor
 from tinyclf.lower import training_graph
@@ -15,6 +16,8 @@ from tinyclf.models import blocks, build_model, fold_batchnorm, freeze, num_para
 from tinyclf.placement import ALIGNMENT, lifetimes, max_live
 from tinyclf.rules import UpdateRule
 from tinyclf.variants import Variant
+
+SEED = 20261125
 
 
 def _graph(arch: str = "mobilenet_wd4", *, variant: Variant, size: int = 128, num_classes: int = 2) -> Graph:
@@ -45,6 +48,41 @@ def test_peak_of_nets_with_sums_is_within_two_percent_of_the_bound(arch: str, si
     for variant in (Variant("LP"), Variant("FT", 1), Variant("FT", 3), Variant("full")):
         plan = plan_memory(_graph(arch, variant=variant, size=size))
         assert plan.peak <= 1.02 * plan.max_live, variant.label
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "variant"),
+    [
+        ("mnasnet_b1", 64, Variant("FT", 2)),
+        ("mnasnet_b1", 96, Variant("full")),
+        ("mobilenetv2b_wd4", 96, Variant("FT", 4)),
+        ("mobilenetv2_wd2", 96, Variant("full")),
+        ("mobilenet_wd2", 96, Variant("full")),
+        ("mobilenet_w3d4", 128, Variant("FT", 5)),
+        ("fdmobilenet_wd2", 96, Variant("FT", 6)),
+        ("resnet18_wd2", 64, Variant("FT", 2)),
+        ("mobilenetv2_wd4", 96, Variant("full", bias_only=True)),
+        ("mobilenet_wd4", 96, Variant("full", channels=(("features.*", 0.3),))),
+    ],
+    ids=str,
+)
+def test_peak_of_other_families_widths_and_selections_is_within_two_percent(
+    arch: str, size: int, variant: Variant
+) -> None:
+    for rule in (UpdateRule(0.1), UpdateRule(0.1, clip=1.0)):
+        with torch.device("meta"):
+            model = build_model(arch, num_classes=2, size=size)
+        freeze(model, variant)
+        plan = plan_memory(training_graph(fold_batchnorm(model), input_shape=(3, size, size), rule=rule))
+        assert plan.peak <= 1.02 * plan.max_live, rule
+
+
+@pytest.mark.parametrize("seed", range(SEED, SEED + 40))
+def test_peak_of_random_nets_is_near_the_bound(seed: int) -> None:
+    # Of the few small tensors of these nets the best placement there is may itself lie some percent above.
+    net = RandomNet(seed)
+    plan = plan_memory(training_graph(net, input_shape=net.input_shape, rule=UpdateRule(0.1)))
+    assert plan.max_live <= plan.peak <= 1.04 * plan.max_live
 
 
 def test_frozen_activations_are_not_kept() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import fields
 from typing import Any
 
+import click
 import pytest
 
+from tinyclf import cli
 from tinyclf.errors import BadInput
 from tinyclf.rules import UpdateRule
 from tinyclf.update_options import UpdateOptions, options_text
@@ -67,3 +70,15 @@ def test_default_rates() -> None:
 def test_what_has_no_effect_or_is_out_of_range_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         _rule(UpdateOptions(**given))
+
+
+@pytest.mark.parametrize("command", ["deploy", "memory"])
+def test_both_commands_offer_every_field_with_the_same_words(command: str) -> None:
+    options = {p.name: p for p in cli.main.commands[command].params if isinstance(p, click.Option)}
+    others = {p.name: p for p in cli.main.commands["deploy"].params if isinstance(p, click.Option)}
+    for field in fields(UpdateOptions):
+        assert options[field.name].opts == others[field.name].opts
+        assert options[field.name].help == others[field.name].help
+        assert options[field.name].get_default(click.Context(cli.main)) == field.default
+    for name in ("cores", "l1"):
+        assert options[name].help == others[name].help

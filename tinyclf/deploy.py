@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tinyclf import golden, targets
-from tinyclf.budget import fitted
 from tinyclf.emit import Program, emit
 from tinyclf.errors import BadInput, DoesNotFit
 from tinyclf.feature_memory import FeatureMemory
 from tinyclf.files import write_text
+from tinyclf.fitting import Setting, fitted
 from tinyclf.golden import Trajectory
 from tinyclf.ir import Graph, Role, gradient_name
 from tinyclf.lower import training_graph
@@ -210,7 +210,8 @@ def plan_program(
     if upstream and target:
         target = _with_upstream(target)
     if job.recompute:
-        graph = fitted(graph, target=target, num_samples=num_samples, features=features, num_cores=num_cores)
+        setting = Setting(target, num_samples, num_cores)
+        graph = fitted(graph, setting if num_samples is not None else setting.keeping(features))
     linkage = None
     if upstream:
         graph, linkage = link(graph, upstream)

@@ -1,172 +1,97 @@
-"""How much of a net can be trained in a number of bytes, and what would let more of it: each figure computed."""
+"""Fitting a training step into a number of bytes: as it is, or with as little recomputation as will do."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-import torch
-from torch import nn
-
-from tinyclf.architectures import ARCHITECTURES
-from tinyclf.budget import bytes_needed, least_bytes, recomputed_within
 from tinyclf.errors import DoesNotFit
-from tinyclf.ir import Graph
-from tinyclf.lower import training_graph
-from tinyclf.macs import num_macs
-from tinyclf.memory import plan_memory
-from tinyclf.models import blocks, build_model, fold_batchnorm, freeze, num_parameters
-from tinyclf.rules import UpdateRule
+from tinyclf.feature_memory import FeatureMemory
+from tinyclf.ir import Graph, Role
+from tinyclf.memory import MemoryPlan, plan_memory
+from tinyclf.regions import predict_regions
+from tinyclf.segments import SegmentSearch
 from tinyclf.targets import Target
-from tinyclf.variants import Variant
-
-PLAIN = UpdateRule(0.01)  # no byte depends on the rate
-SIZE_STEP, LEAST_SIZE = 16, 32  # pixels: the sizes that are tried
 
 
 @dataclass(frozen=True)
-class Option:
-    """A training step that was computed: what is trained, of which net, and the bytes that it needs."""
+class Setting:
+    """Where a step is to run, and what shares the memory with it.
 
-    variant: str
-    arch: str
-    size: int  # pixels
-    num_bytes: int
-    recomputed_macs: int  # on top of the step's own
-    macs: int  # of the step without recomputation
+    `target` None: code and stacks are not counted. `num_samples` are linked in; None: they are streamed, by a training
+    run, which may keep features of them. `num_cores` None: as many as the target uses by default.
+    """
 
-    @property
-    def cost(self) -> str:
-        """Say what recomputation costs, or nothing."""
-        return f", {self.recomputed_macs / self.macs:+.1%} MACs" if self.recomputed_macs else ""
+    target: Target | None = None
+    num_samples: int | None = 1
+    num_cores: int | None = None
+    kept_features_bytes: int = 0
+    num_frozen_calls: int = 0  # whose results are kept: nothing of them is computed again
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What fits a budget: the most that does, what comes next and does not, and other ways to train that much."""
-
-    budget: int
-    best: Option
-    following: Option | None
-    with_recomputation: Option | None  # the most that fits so, if that is more
-    with_batch: Option | None  # the most that fits with gradients accumulated over a batch, where none was asked for
-    ways: tuple[Option, ...]  # to train as much as `following`: recomputed, smaller images, narrower nets
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the answer as JSON types."""
-        return asdict(self)
+    def keeping(self, features: FeatureMemory | None) -> Setting:
+        """Return the setting of a training run that keeps `features`; None: it keeps none."""
+        num_bytes, num_calls = (features.num_bytes, features.num_frozen_calls) if features else (0, 0)
+        return replace(self, num_samples=None, kept_features_bytes=num_bytes, num_frozen_calls=num_calls)
 
 
-@dataclass(frozen=True)
-class Question:
-    """Which net is to be trained where; `target` None: code and stacks are not counted."""
+def bytes_needed(graph: Graph, plan: MemoryPlan, setting: Setting) -> int:
+    """Return the bytes that a step needs in the target's first region; without a target, all but code and stacks."""
+    s = setting
+    if s.target:
+        return predict_regions(
+            s.target,
+            graph,
+            plan,
+            num_samples=s.num_samples,
+            num_cores=s.num_cores,
+            kept_features_bytes=s.kept_features_bytes,
+        )[0].total
+    sample_bytes = sum(t.num_bytes for t in graph.tensors_of(Role.INPUT, Role.LABEL))
+    blocks = plan.parameter_bytes + plan.state_bytes + plan.arena_bytes
+    return blocks + (s.num_samples or 0) * sample_bytes + s.kept_features_bytes
 
-    arch: str
-    size: int
-    num_classes: int
-    budget: int
-    target: Target | None
-    num_samples: int
-    rule: UpdateRule = PLAIN
+
+def recomputed_within(graph: Graph, budget: int, setting: Setting) -> Graph | None:
+    """Return the step with the fewest repeated MACs that needs at most `budget` bytes; None if there is none."""
+    plan = plan_memory(graph)
+    over = bytes_needed(graph, plan, setting) - budget
+    if over <= 0:
+        return graph
+    search = _search(graph, setting)
+    limit = plan.arena_bytes - over
+    while found := search.cheapest(limit):
+        over = bytes_needed(found, plan_memory(found), setting) - budget
+        if over <= 0:
+            return found
+        limit -= over  # repeats need code tables of their own, and the placement may have gaps
+    return None
 
 
-def most_that_fits(question: Question) -> Answer:
-    """Return the most blocks that can be trained in the budget.
+def least_bytes(graph: Graph, setting: Setting) -> tuple[int, Graph]:
+    """Return the fewest bytes that a step can do with when it recomputes, and that step."""
+    least = _search(graph, setting).least()
+    return bytes_needed(least, plan_memory(least), setting), least
+
+
+def fitted(graph: Graph, setting: Setting) -> Graph:
+    """Return the step with as little recomputation as fits the target; on one without limits, with the fewest bytes.
 
     Raises:
-        DoesNotFit: not even the linear layer; says the least that is needed.
+        DoesNotFit: not even the most recomputation fits.
     """
-    model = _build(question.arch, question)
-    depths = _depths(model)
-    graphs = [_graph(model, variant, question) for variant in depths]
-    options = [_option(graph, variant, question) for graph, variant in zip(graphs, depths, strict=True)]
-    fitting = [i for i, option in enumerate(options) if option.num_bytes <= question.budget]
-    if not fitting:
-        raise DoesNotFit(_nothing_fits(graphs[0], options[0], question))
-    best = fitting[-1]
-    batch = _in_batches(model, depths[: best + 1], question)
-    if best == len(options) - 1:
-        return Answer(question.budget, options[best], None, None, batch, ())
-    low, high, recomputed = best + 1, len(options), None
-    while low < high:  # what trains more needs more
-        middle = (low + high) // 2
-        found = _recomputed(graphs[middle], depths[middle], question)
-        low, high, recomputed = (low, middle, recomputed) if found is None else (middle + 1, high, found)
-    ways = [_recomputed(graphs[best + 1], depths[best + 1], question), _smaller(model, depths[best + 1], question)]
-    ways += [_narrower(depths[best + 1], question)]
-    return Answer(question.budget, options[best], options[best + 1], recomputed, batch, tuple(w for w in ways if w))
+    target = setting.target
+    if target is None or target.memory_bytes is None:
+        return _search(graph, setting).least()
+    found = recomputed_within(graph, target.memory_bytes, setting)
+    if found is None:
+        least, _ = least_bytes(graph, setting)
+        kept = f", of them {setting.kept_features_bytes:,} for kept features" if setting.kept_features_bytes else ""
+        fewer = "fewer --samples, no --cache or --cache int8, " if kept else ""
+        raise DoesNotFit(
+            f"training needs at least {least:,} bytes with all recomputation there is{kept}, target {target.name} has "
+            f"{target.memory_bytes:,}: try {fewer}a smaller --k, a smaller --size or a narrower --arch"
+        )
+    return found
 
 
-def _in_batches(model: nn.Module, depths: list[Variant], question: Question) -> Option | None:
-    """Return the most that fits with gradients accumulated over a batch: its bytes do not depend on its size."""
-    if question.rule.batch > 1:
-        return None
-    question = replace(question, rule=replace(question.rule, batch=2))
-    for variant in reversed(depths):
-        option = _option(_graph(model, variant, question), variant, question)
-        if option.num_bytes <= question.budget:
-            return option
-    return None
-
-
-def _depths(model: nn.Module) -> list[Variant]:
-    """Return what can be trained, from the linear layer to everything."""
-    return [Variant("LP"), *(Variant("FT", k) for k in range(1, len(blocks(model)) + 1)), Variant("full")]
-
-
-def _build(arch: str, question: Question, *, size: int | None = None) -> nn.Module:
-    with torch.device("meta"):  # shapes are enough
-        return build_model(arch, num_classes=question.num_classes, size=size or question.size)
-
-
-def _graph(model: nn.Module, variant: Variant, question: Question, *, size: int | None = None) -> Graph:
-    freeze(model, variant)
-    size = size or question.size
-    return training_graph(fold_batchnorm(model), input_shape=(3, size, size), rule=question.rule)
-
-
-def _option(graph: Graph, variant: Variant, question: Question, *, plain: Graph | None = None) -> Option:
-    needed = bytes_needed(graph, plan_memory(graph), target=question.target, num_samples=question.num_samples)
-    macs = num_macs(plain or graph)
-    return Option(variant.label, question.arch, question.size, needed, num_macs(graph) - macs, macs)
-
-
-def _recomputed(graph: Graph, variant: Variant, question: Question) -> Option | None:
-    found = recomputed_within(graph, question.budget, target=question.target, num_samples=question.num_samples)
-    return None if found is None else _option(found, variant, question, plain=graph)
-
-
-def _smaller(model: nn.Module, variant: Variant, question: Question) -> Option | None:
-    """Return the largest smaller image with which `variant` fits."""
-    for size in range((question.size - 1) // SIZE_STEP * SIZE_STEP, LEAST_SIZE - 1, -SIZE_STEP):
-        option = _option(_graph(model, variant, question, size=size), variant, replace(question, size=size))
-        if option.num_bytes <= question.budget:
-            return option
-    return None
-
-
-def _narrower(variant: Variant, question: Question) -> Option | None:
-    """Return the widest narrower net of the same family with which `variant` fits."""
-    row = ARCHITECTURES.get(question.arch)
-    names = [name for name, other in ARCHITECTURES.items() if row and other.family == row.family]
-    models = {name: _build(name, question) for name in names}
-    sizes = {name: num_parameters(model) for name, model in models.items()}
-    narrower = [name for name in names if sizes[name] < sizes[question.arch]]
-    for name in sorted(narrower, key=lambda name: -sizes[name]):
-        option = _option(_graph(models[name], variant, question), variant, replace(question, arch=name))
-        if option.num_bytes <= question.budget:
-            return option
-    return None
-
-
-def _nothing_fits(graph: Graph, option: Option, question: Question) -> str:
-    """Say in a line what the linear layer needs at least, and with what it would fit."""
-    least, _ = least_bytes(graph, target=question.target, num_samples=question.num_samples)
-    variant = Variant("LP")
-    ways = [_smaller(_build(question.arch, question), variant, question), _narrower(variant, question)]
-    advice = [f"--size {ways[0].size}" if ways[0] else "", f"--arch {ways[1].arch}" if ways[1] else ""]
-    named = " or ".join(a for a in advice if a) or "a smaller net (tinyclf models lists them)"
-    return (
-        f"training the linear layer of {question.arch} at {question.size}x{question.size} needs at least "
-        f"{min(least, option.num_bytes):,} bytes, the budget is {question.budget:,}: try {named}"
-    )
+def _search(graph: Graph, setting: Setting) -> SegmentSearch:
+    return SegmentSearch(graph, num_frozen_calls=setting.num_frozen_calls)

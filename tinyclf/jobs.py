@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tinyclf.architectures import ARCHITECTURES
-from tinyclf.budget import fitted
 from tinyclf.deploy import Job, emit_project, num_fitting_samples
 from tinyclf.elf import read_elf
 from tinyclf.errors import BadInput, Unsupported
+from tinyclf.feature_memory import feature_memory
+from tinyclf.fitting import Setting, fitted
 from tinyclf.ir import Graph
 from tinyclf.lower import PLAIN, training_graph
 from tinyclf.macs import num_macs as num_step_macs
@@ -34,7 +35,7 @@ from tinyclf.models import (
 from tinyclf.regions import RegionUse, linked_regions
 from tinyclf.rules import UpdateRule
 from tinyclf.starts import Request, check_request, start_of
-from tinyclf.targets import ELF, Target, build, l1_option, require_tools
+from tinyclf.targets import ELF, build, l1_option, require_tools
 from tinyclf.update_options import options_text
 from tinyclf.variants import Variant
 
@@ -52,7 +53,8 @@ class Need:
     """What one training step of a net needs: its graph, where everything lies, and the sums.
 
     `num_parameters` are PyTorch's, with BatchNorm; `num_folded` are those that are deployed. `plain` is the step
-    without recomputation: `graph` itself, unless activations are recomputed, at `recomputed_macs`.
+    without recomputation: `graph` itself, unless activations are recomputed, at `recomputed_macs`. `setting` has the
+    bytes of the features that are kept.
     """
 
     arch: str
@@ -62,6 +64,7 @@ class Need:
     num_parameters: int
     num_folded: int
     plain: Graph
+    setting: Setting
 
     @property
     def macs(self) -> int:
@@ -83,32 +86,40 @@ def memory_of(
     small_input: bool = False,
     rule: UpdateRule | None = None,
     recompute: bool = False,
-    target: Target | None = None,
-    num_samples: int = 1,
+    setting: Setting | None = None,
+    cache: str = "off",
 ) -> Need:
     """Plan the memory of a training step of `arch` (None: the variant's default); no data or training is needed.
 
     `rule`: how weights are updated; None: by plain SGD. With `recompute`, activations are recomputed as far as it takes
-    to fit `target` with `num_samples` samples; without a target, or on one without limits, for the fewest bytes.
+    to fit the target of `setting`; without a target, or on one without limits, for the fewest bytes. `cache` other than
+    "off": as in a training run, which streams the samples of `setting` and keeps features of them.
 
     Raises:
         DoesNotFit: not even the most recomputation fits.
+        BadInput: see `feature_memory`.
     """
+    setting = setting or Setting()
     arch = arch or variant.default_arch
     model = build_model(arch, num_classes=num_classes, size=size, small_input=small_input)
     freeze(model, variant)
     folded = fold_batchnorm(model)
     plain, plan, sums = _plan(folded, (3, size, size), rule)
-    graph = fitted(plain, target=target, num_samples=num_samples) if recompute else plain
+    kept = feature_memory(plain, kind=cache, num_samples=setting.num_samples or 0)
+    if kept:
+        setting = setting.keeping(kept)
+    graph = fitted(plain, setting) if recompute else plain
     if graph is not plain:
         plan = plan_memory(graph)
         naive = {name: value for name, value in sums.to_dict().items() if name.startswith("naive_")}
         sums = replace(report(graph, plan), **naive)  # of the plain step
-    return Need(arch, graph, plan, sums, num_parameters(model), num_parameters(folded), plain)
+    return Need(arch, graph, plan, sums, num_parameters(model), num_parameters(folded), plain, setting)
 
 
-def linked_memory(request: Request) -> tuple[RegionUse, ...]:
+def linked_memory(request: Request, *, num_cores: int | None = None) -> tuple[RegionUse, ...]:
     """Emit and build what `request` asks for in a folder of its own; return what the linker placed in each region.
+
+    `num_cores` None: the target's default.
 
     Raises:
         DoesNotFit: the target's memory is too small.
@@ -117,7 +128,7 @@ def linked_memory(request: Request) -> tuple[RegionUse, ...]:
     require_tools(request.target)
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "project"
-        emit_project(make_job(request), request.target, project)
+        emit_project(make_job(request), request.target, project, num_cores=num_cores)
         build(project, request.target)
         return linked_regions(request.target, read_elf(project / ELF))
 

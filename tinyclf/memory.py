@@ -152,7 +152,7 @@ def report(graph: Graph, plan: MemoryPlan) -> MemoryReport:
     """Sum up `plan`; beside it what a naive summary says: every layer's output and every gradient kept to the end.
 
     Naive counts a ReLU's output apart from its input and the gradient of every trained parameter, as summaries of
-    PyTorch models do; it leaves out activation gradients, as they do.
+    PyTorch models do; it leaves out activation gradients, as they do. The optimizer's state is the same for both.
     """
     parameters = graph.tensors_of(Role.PARAMETER)
     trained = sum(t.trained_bytes for t in parameters)
@@ -167,10 +167,11 @@ def report(graph: Graph, plan: MemoryPlan) -> MemoryReport:
     at_peak = {f"{group}_at_peak": live(peak_step, *roles) for group, roles in _GROUPS.items()}
     most = {f"{group}_most": max(live(step, *roles) for step in steps) for group, roles in _GROUPS.items()}
     naive = _naive_activations(graph)
+    state = sum(t.num_bytes for t in graph.tensors_of(Role.STATE))
     return MemoryReport(
         parameters_frozen=frozen,
         parameters_trained=trained,
-        optimizer_state=sum(t.num_bytes for t in graph.tensors_of(Role.STATE)),
+        optimizer_state=state,
         accumulated_gradients=sum(t.num_bytes for t in graph.tensors_of(Role.ACCUMULATED)),
         **at_peak,
         **most,
@@ -179,7 +180,7 @@ def report(graph: Graph, plan: MemoryPlan) -> MemoryReport:
         total=plan.parameter_bytes + plan.state_bytes + plan.arena_bytes,
         naive_activations=naive,
         naive_gradients=trained,
-        naive_total=frozen + trained + naive + trained,
+        naive_total=frozen + trained + state + naive + trained,
     )
 
 

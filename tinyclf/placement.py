@@ -97,6 +97,7 @@ _ORDERS: tuple[Callable[[Lifetime], tuple[int, ...]], ...] = (
 )
 _TRIALS = 100  # of the search that follows where no order comes near the bound
 _NEAR = 1.001  # of the lower bound: what is left is not worth a search
+_FAR = 1.02  # of the lower bound: worth a search from every order
 
 
 def place(spans: list[Lifetime], bound: int) -> tuple[Placement, ...]:
@@ -105,16 +106,19 @@ def place(spans: list[Lifetime], bound: int) -> tuple[Placement, ...]:
     The same spans give the same placement: the search is seeded.
     """
     enough = max(aligned(bound), int(_NEAR * bound))
-    best: tuple[Placement, ...] = ()
-    best_order: list[Lifetime] = []
+    starts: list[tuple[tuple[Placement, ...], list[Lifetime]]] = []
     for key in _ORDERS:
         order = sorted(spans, key=key)
-        placements = _place_in_order(order)
-        if not best_order or peak_of(placements) < peak_of(best):
-            best, best_order = placements, order
-        if peak_of(best) <= enough:
-            return best
-    return _search(best, best_order, enough)
+        starts.append((_place_in_order(order), order))
+        if peak_of(starts[-1][0]) <= enough:
+            return starts[-1][0]
+    starts.sort(key=lambda start: peak_of(start[0]))
+    found = [_search(*starts[0], enough)]
+    for start in starts[1:]:
+        if peak_of(found[-1]) <= _FAR * bound:
+            break
+        found.append(_search(*start, enough))
+    return min(found, key=peak_of)
 
 
 def _search(best: tuple[Placement, ...], order: list[Lifetime], enough: int) -> tuple[Placement, ...]:

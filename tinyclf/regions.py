@@ -8,11 +8,12 @@ from typing import Any
 from tinyclf.elf import Elf
 from tinyclf.ir import Graph, Role
 from tinyclf.memory import MemoryPlan, report
-from tinyclf.targets import Region, Target, TileCodeBound
-from tinyclf.tile_fuse import Fusion
+from tinyclf.program_tables import plain_bytes, tile_bodies, tile_bytes
+from tinyclf.targets import Region, Target
 
 _PARAMETERS, _STATE, _ARENA, _SAMPLES = "tcl_parameters", "tcl_state", "arena", ("tcl_samples", "tcl_labels")  # symbols
 _KEPT_FEATURES, _TILES = "tcl_kept_features", "tcl_l1"
+DEPTHWISE_BODIES = "tcl_tile_dw_"
 
 
 @dataclass(frozen=True)
@@ -86,31 +87,21 @@ def _stack(region: Region, target: Target, num_cores: int | None) -> int:
 def code_bound(target: Target, graph: Graph, plan: MemoryPlan, *, is_run: bool) -> int | None:
     """Return the most bytes that code and constants take on `target`; None: not known before it is built.
 
-    `is_run`: of a training run on streamed samples, in place of single steps.
+    Tables are counted, code is bounded. `is_run`: of a training run on streamed samples, in place of single steps.
     """
     bound = target.code
     if bound is None:
         return None
     more = (bound.training_run if is_run else 0) + (bound.rule if graph.reads_rule else 0)
-    if target.tile_bytes is not None:
-        return more + _tile_code_bound(bound.tiles, graph, plan) if bound.tiles else None
-    num_kernels = len({call.kernel for call in graph.calls})
-    tables = bound.call * len(graph.calls) + bound.tensor * len(graph.tensors) + bound.node * len(graph.nodes)
-    return more + bound.base + bound.kernel * num_kernels + tables
-
-
-def tile_features(graph: Graph, plan: MemoryPlan) -> tuple[int, int, int]:
-    """Count the bodies, operations and operands of a step on tiles; they are the same for any L1."""
-    works = Fusion(graph, plan, frozenset()).works()
-    tiled = [work for _, several in works for work in several]
-    num_operands = sum(len(w.uses) + len(w.scratch((1,) * len(w.sizes))) for w in tiled)
-    return len({w.body for w in tiled}), sum(max(len(several), 1) for _, several in works), num_operands
-
-
-def _tile_code_bound(tiles: TileCodeBound, graph: Graph, plan: MemoryPlan) -> int:
-    num_bodies, num_ops, num_operands = tile_features(graph, plan)
-    tables = tiles.op * num_ops + tiles.operand * num_operands + tiles.tensor * len(graph.tensors)
-    return tiles.base + tiles.body * num_bodies + tables
+    if target.tile_bytes is None:
+        num_kernels = len({call.kernel for call in graph.calls})
+        return more + bound.base + bound.kernel * num_kernels + plain_bytes(graph, plan, is_run=is_run)
+    if bound.tiles is None:
+        return None
+    bodies = tile_bodies(graph, plan, is_run=is_run)
+    num_depthwise = sum(body.startswith(DEPTHWISE_BODIES) for body in bodies)
+    code = bound.tiles.base + bound.tiles.body * len(bodies) + bound.tiles.depthwise * num_depthwise
+    return more + code + tile_bytes(graph, plan, is_run=is_run)
 
 
 def linked_regions(target: Target, elf: Elf) -> tuple[RegionUse, ...]:

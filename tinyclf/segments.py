@@ -64,7 +64,7 @@ class SegmentSearch:
         if self._plain.live_before(self._cuts[0]) > live_bytes:
             return None  # no choice changes that
         limit = live_bytes
-        while path := self._cheapest_path(limit):
+        while limit >= self._most_of_a_call and (path := self._cheapest_path(limit)):
             graph = recompute(self.graph, path.segments)
             excess = max_live(lifetimes(graph)) - live_bytes
             if excess <= 0:
@@ -120,6 +120,12 @@ class SegmentSearch:
     def _kept_before(self) -> int:
         """Return the bytes that calls before the first cut keep for the backward pass, whatever is chosen."""
         return self._plain.kept_before(self._cuts[0])
+
+    @cached_property
+    def _most_of_a_call(self) -> int:
+        """Return the most bytes of the arena that a call works on: no recomputation gets below."""
+        sizes = {span.tensor.name: span.tensor.num_bytes for span in lifetimes(self.graph)}
+        return max(sum(sizes.get(name, 0) for name in {*call.reads, *call.writes}) for call in self.graph.calls)
 
     @cached_property
     def _choices(self) -> dict[int, list[_Choice]]:

@@ -1,8 +1,8 @@
-"""Commands of the device half: deploy, doctor; and options that they share with memory."""
+"""Commands of the device half: deploy, doctor; and options that they share with memory and tune."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,9 +10,8 @@ import click
 
 from tinyclf.cli.program import FOLDER, PATH, main
 from tinyclf.cli.selection import selection_options
-from tinyclf.cli.update_options import finer_update_options
+from tinyclf.cli.update_options import update_options
 from tinyclf.feature_memory import CACHES
-from tinyclf.rules import LOSSES, OPTIMIZERS, SCHEDULES
 from tinyclf.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -47,34 +46,6 @@ class TargetName(_ParamType):
         return find_targets()[value]
 
 
-class _Dashed(click.Choice):  # type: ignore[type-arg]  # not generic in click below 8.2
-    """A choice among names, with "-" for "_" on the command line."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        super().__init__([name.replace("_", "-") for name in names])
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return super().convert(value, param, ctx).replace("-", "_")
-
-
-def rule_options(command: F) -> F:
-    """Add the options of an update that decide what is kept in memory from step to step."""
-    for option in (
-        click.option(
-            "--batch",
-            type=int,
-            default=1,
-            show_default=True,
-            help="Samples per update; their gradients are averaged. Samples at the end that do not fill a batch change "
-            "no weight.",
-        ),
-        click.option("--momentum", type=float, default=0.0, show_default=True, help="Momentum of sgd."),
-        click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True, help="Optimizer."),
-    ):
-        command = option(command)
-    return command
-
-
 def variant_options(default: str) -> Callable[[F], F]:
     """Add the options that say what is trained; `default` is how help words the default."""
     variant = click.option(
@@ -88,6 +59,13 @@ def variant_options(default: str) -> Callable[[F], F]:
     return lambda command: variant(_k_option(selection_options(command)))
 
 
+cores_option = click.option("--cores", type=int, show_default="all of the target's", help="Cores that share the work.")
+l1_option = click.option(
+    "--l1",
+    metavar="BYTES",
+    show_default="all that the target has",
+    help="L1 for tiles and stacks, such as 64KiB; off: compute in L2, without tiles.",
+)
 tiles_option = click.option(
     "--tiles",
     type=PATH,
@@ -128,23 +106,7 @@ _k_option = click.option("--k", type=int, default=2, show_default=True, help="Nu
     help="Samples that are linked into the program and taken in turn; with --epochs the training samples, which are "
     "read from a file.",
 )
-@click.option(
-    "--lr",
-    "learning_rate",
-    type=float,
-    show_default="0.01; for full training and for adam 0.001",
-    help="Learning rate.",
-)
-@click.option("--weight-decay", type=float, default=0.0, show_default=True, help="Weight decay.")
-@rule_options
-@click.option(
-    "--clip", type=float, default=0.0, show_default=True, help="Clip the norm of the gradient to this; 0: no limit."
-)
-@click.option(
-    "--schedule", type=click.Choice(SCHEDULES), default="constant", show_default=True, help="Learning-rate schedule."
-)
-@click.option("--loss", type=_Dashed(LOSSES), default="cross-entropy", show_default=True, help="Loss function.")
-@finer_update_options
+@update_options
 @click.option("--epochs", "num_epochs", type=int, help="Do a training run of so many epochs, in place of --steps.")
 @click.option(
     "--test-samples", "num_test", type=int, show_default="all", help="With --epochs: samples of the test split."
@@ -173,18 +135,13 @@ _k_option = click.option("--k", type=int, default=2, show_default=True, help="Nu
     show_default=True,
     help="Seed of the order of samples; without --from, also of random weights and samples.",
 )
-@click.option("--cores", type=int, show_default="all of the target's", help="Cores that share the work.")
+@cores_option
 @click.option(
     "--recompute",
     is_flag=True,
     help="Recompute activations in the backward pass as far as the target's memory needs it.",
 )
-@click.option(
-    "--l1",
-    metavar="BYTES",
-    show_default="all that the target has",
-    help="L1 for tiles and stacks, such as 64KiB; off: compute in L2, without tiles.",
-)
+@l1_option
 @tiles_option
 @click.option("--out", type=FOLDER, metavar="DIR", show_default="deployed/TARGET-NAME-VARIANT", help="Project folder.")
 @click.option("--execute", "run_it", is_flag=True, help="Build it, run it, and compare every step with PyTorch.")

@@ -84,11 +84,7 @@ def tune(
         arch=arch,
         size=size,
         num_classes=num_classes,
-        from_run=None,
-        data=None,
-        num_steps=1,
         num_samples=1,
-        seed=0,
         recompute=recompute,
     )
     tuning = tune_step(make_job(request), target, table=table, num_candidates=candidates, notify=click.echo)

@@ -1,0 +1,90 @@
+"""What the command `memory` does with --budget: asks how much can be trained, and prints the answer."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from tinyclf.budget import Answer, Option
+    from tinyclf.cli.memory import Asked
+
+# What the answer says by itself, and what looks at one step.
+_APART = ("variant", "k", "layers", "recompute", "build_it", "compare", "csv_file", "plot_file")
+
+
+def print_budget(budget: str, asked: Asked, *, as_json: bool) -> None:
+    """Print how much of the net can be trained in `budget` bytes.
+
+    Raises:
+        BadInput: it is no number of bytes, or options do not belong with it.
+        DoesNotFit: not even the linear layer can be trained.
+    """
+    from tinyclf.budget import Question, most_that_fits
+    from tinyclf.sizes import parse_bytes
+
+    _refuse_options()
+    question = Question(
+        arch=asked.arch or asked.variant.default_arch,
+        size=asked.size,
+        num_classes=asked.num_classes,
+        budget=parse_bytes(budget),
+        setting=asked.setting,
+        rule=asked.rule,
+        cache=asked.cache,
+        bias_only=asked.variant.bias_only,
+        channels=asked.variant.channels,
+    )
+    answer = most_that_fits(question)
+    if as_json:
+        click.echo(json.dumps(answer.to_dict(), indent=1))
+        return
+    target = asked.target
+    counted = f"all of {target.name} {target.regions[0].name}" if target else "without code and stacks (see --target)"
+    click.echo(f"{question.arch}, {question.size}x{question.size}, budget {answer.budget:,} bytes, {counted}:")
+    click.echo("\n".join(_lines(answer, batch=asked.update.batch, is_cached=asked.cache != "off")))
+
+
+def _refuse_options() -> None:
+    from click.core import ParameterSource
+
+    from tinyclf.errors import BadInput
+
+    context = click.get_current_context()
+    named = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    given = [named[name] for name in _APART if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    if given:
+        raise BadInput(f"--budget finds out how much of the net can be trained, and how: leave out {', '.join(given)}")
+
+
+def _lines(answer: Answer, *, batch: int, is_cached: bool) -> list[str]:
+    own = f" in batches of {batch}" if batch > 1 else ""
+    options = (
+        (f"most that fits{own}", answer.best),
+        ("next, does not fit", answer.following),
+        ("with --recompute", answer.with_recomputation),
+        ("in batches of any size", answer.with_batch),
+        ("in batches, with --recompute", answer.with_batch_and_recomputation),
+    )
+    lines = [_line(how, option) for how, option in options if option]
+    lines.append("  counted with ReLUs and sums in place, and updates where their gradient is made: the default")
+    return [*lines, *_way_lines(answer, is_cached=is_cached)]
+
+
+def _way_lines(answer: Answer, *, is_cached: bool) -> list[str]:
+    """Say how what comes next would fit."""
+    if answer.following is None:
+        return [f"  everything{' behind a frozen layer' if is_cached else ''} can be trained"]
+    if not answer.ways:
+        return [f"  nothing that was tried makes {answer.following.variant} fit"]
+    lines = [f"  {answer.following.variant} would fit:"]
+    for way in answer.ways:
+        how = "with --recompute" if way.recomputed_macs else f"with --arch {way.arch} --size {way.size}"
+        lines.append(f"    {how:<40}{way.num_bytes:>12,} bytes{way.cost}")
+    return lines
+
+
+def _line(how: str, option: Option) -> str:
+    return f"  {how:<32}{option.variant:<10}{option.num_bytes:>12,} bytes{option.cost}"
