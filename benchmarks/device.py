@@ -57,6 +57,7 @@ class Step:
 LEDGER = (
     Step("mobilenet_wd4", Variant("LP"), 128, most_cycles=5_000_000),
     Step("mobilenet_wd4", Variant("LP"), 96),
+    Step("mobilenet_wd4", Variant("FT", 1), 96),
     Step("mobilenet_wd4", Variant("FT", 2), 128, most_cycles=6_600_000),
     Step("mobilenet_wd4", Variant("FT", 2), 96, most_cycles=4_100_000),
     Step("mobilenet_wd4", Variant("FT", 2), 64),
