@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from pathlib import Path
 
@@ -66,6 +68,33 @@ def test_files_that_the_readme_names_exist() -> None:
         assert (ROOT / name).exists(), name
     for name in re.findall(r"\]\(([^)h][^)]*)\)", README):
         assert (ROOT / name).exists(), name
+
+
+def test_the_list_of_modules_says_what_each_says_of_itself() -> None:
+    rows = re.findall(r"^\| `([\w.]+)` \| (.+) \|$", (ROOT / "docs" / "modules.md").read_text(), re.MULTILINE)
+    said = {}
+    for file in (ROOT / "tinyclf").rglob("*.py"):
+        name = ".".join(file.relative_to(ROOT / "tinyclf").with_suffix("").parts).removesuffix(".__init__")
+        charter = (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0].replace("\n", " ")
+        if not name.startswith("_"):
+            said[name] = charter
+    assert len(rows) == len(dict(rows))
+    assert dict(rows) == said
+
+
+def test_cycles_in_the_readme_are_the_ledgers() -> None:
+    rows = {(r["net"], r["size"]): r for r in json.loads((ROOT / "benchmarks" / "device.json").read_text())}
+
+    def millions(net: str, size: int, digits: int) -> str:
+        return f"{rows[net, size]['cycles'] / 1e6:.{digits}f}"
+
+    text = " ".join(README.split())
+    cached, whole = millions("mobilenet_wd4 FT K=1 cached", 96, 2), millions("mobilenet_wd4 FT K=1", 96, 2)
+    assert f"then take {cached} instead of {whole} million cycles a step of pulp-open" in text
+    lp, ft = rows["mobilenet_wd4 LP", 128], rows["mobilenet_wd4 FT K=2", 128]
+    assert f"trains a sample in {millions(lp['net'], 128, 1)} million cycles of pulp-open" in text
+    assert f"FT K=2 in {millions(ft['net'], 128, 1)} million" in text
+    assert f"({lp['macs_per_cycle']:.1f} and {ft['macs_per_cycle']:.1f} MAC/clk of the chip's 4)" in text
 
 
 def test_changelog_has_this_version() -> None:
