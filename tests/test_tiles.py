@@ -125,6 +125,18 @@ def test_plans_are_the_same_every_time() -> None:
     assert plan_tiles(graph, plan, l1_bytes=48 * KIB) == plan_tiles(graph, plan, l1_bytes=48 * KIB)
 
 
+def test_the_first_operand_lies_at_an_end_of_l1_and_the_next_operations_at_the_other() -> None:
+    """There it can be loaded while the operation before still works at the other end."""
+    graph, plan = _step("fdmobilenet_wd4", Variant("LP"), size=64)
+    tiles = plan_tiles(graph, plan, l1_bytes=48 * KIB)
+    for number, op in enumerate(tiles.ops):
+        if op.body:
+            first = op.operands[0]
+            assert first.buffers[0] == (tiles.num_bytes - first.num_bytes if number % 2 else 0)
+    assert any(o.early for op in tiles.ops[::2] for o in op.operands)
+    assert any(o.early for op in tiles.ops[1::2] for o in op.operands)
+
+
 # --- the checker refuses ------------------------------------------------------------------------------------------
 
 

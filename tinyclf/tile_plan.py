@@ -88,14 +88,18 @@ def tiled_works(
 
 
 def _spread(ops: list[Op], num_bytes: int) -> list[Op]:
-    """Lay the buffers of every second operation at the end of L1, so that those of two in a row may lie apart."""
-    result = []
-    for number, op in enumerate(ops):
-        used = max((stop for _, stop in op.extents), default=0)
-        shift = num_bytes - used if number % 2 else 0
-        moved = tuple(replace(o, buffers=(o.buffers[0] + shift, o.buffers[1] + shift)) for o in op.operands)
-        result.append(replace(op, operands=moved))
-    return result
+    """Lay the buffers of every second operation from the end of L1 on, so that those of two in a row may lie apart.
+
+    What is first in one lies farthest from the other, whichever of the two it is: inputs can be loaded early.
+    """
+
+    def mirrored(o: Operand) -> Operand:
+        first, second = o.buffers
+        return replace(o, buffers=(num_bytes - first - o.num_bytes, num_bytes - second - o.num_bytes))
+
+    return [
+        replace(op, operands=tuple(map(mirrored, op.operands))) if number % 2 else op for number, op in enumerate(ops)
+    ]
 
 
 def _early(graph: Graph, plan: MemoryPlan, ops: list[Op]) -> tuple[Op, ...]:
