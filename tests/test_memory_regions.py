@@ -16,12 +16,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is no insta
 
 from benchmarks.code_size import link
 from tinyclf import targets
-from tinyclf.deploy import Job, emit_project, make_program, write_project
+from tinyclf.deploy import Job, emit_project, make_program, program_regions, require_fit, write_project
 from tinyclf.device_files import Samples
 from tinyclf.device_run import TrainingJob, make_training_program
 from tinyclf.elf import Elf, read_elf
 from tinyclf.emit import Program, emit
-from tinyclf.errors import BadInput, DoesNotFit
+from tinyclf.errors import BadInput, DoesNotFit, ToolFailed
 from tinyclf.feature_memory import feature_memory
 from tinyclf.models import build_model, fold_batchnorm, freeze
 from tinyclf.regions import RegionUse, linked_regions, predict_regions
@@ -249,6 +249,12 @@ def test_a_training_run_is_linked_as_predicted(
         cache=cache,
     )
     program = make_training_program(job, target)
+    if any(r.num_bytes is not None and r.total > r.num_bytes for r in program_regions(program, target)):
+        with pytest.raises(DoesNotFit, match="training needs"):
+            require_fit(program, target)
+        with pytest.raises(ToolFailed, match="will not fit in region"):  # and so says the linker
+            link(program, target, projects / "too large")
+        return
     kept = feature_memory(program.graph, kind=cache, num_samples=7)
     elf = link(program, target, projects / "training")
     assert elf.symbol_bytes.get("tcl_kept_features", 0) == (kept.num_bytes if kept else 0)
