@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from torch import nn
 
-from tinyclf.budget import bytes_needed, fitted, least_bytes, recomputed_within
 from tinyclf.errors import BadInput, DoesNotFit
 from tinyclf.feature_memory import FeatureMemory, KeptTensor, feature_memory
+from tinyclf.fitting import Setting, bytes_needed, fitted, least_bytes, recomputed_within
 from tinyclf.ir import Graph, Phase
 from tinyclf.lower import training_graph
 from tinyclf.memory import plan_memory
@@ -70,7 +70,7 @@ def test_recomputation_repeats_nothing_before_the_cut(arch: str, k: int, size: i
     graph = _graph(arch, Variant("FT", k=k), size)
     memory = feature_memory(graph, kind="fp32", num_samples=20)
     assert memory is not None
-    recomputed = fitted(graph, target=None, num_samples=None, features=memory)
+    recomputed = fitted(graph, Setting().keeping(memory))
     assert len(recomputed.calls) > len(graph.calls), "nothing is repeated"
     assert recomputed.calls[: memory.num_frozen_calls] == graph.calls[: memory.num_frozen_calls]
     _check_reads(recomputed, memory)
@@ -82,18 +82,19 @@ def test_kept_features_count_in_what_recomputation_has_to_fit() -> None:
     graph = _graph("mobilenet_wd4", Variant("FT", k=11), 96)
     memory = feature_memory(graph, kind="fp32", num_samples=1)
     assert memory is not None
-    plain = bytes_needed(graph, plan_memory(graph), target=pulp, num_samples=None, features=memory)
-    least, _ = least_bytes(graph, target=pulp, num_samples=None, features=memory)
+    setting = Setting(pulp).keeping(memory)
+    plain = bytes_needed(graph, plan_memory(graph), setting)
+    least, _ = least_bytes(graph, setting)
     budget = (plain + least) // 2
-    found = recomputed_within(graph, budget, target=pulp, num_samples=None, features=memory)
+    found = recomputed_within(graph, budget, setting)
     assert found is not None
-    needed = bytes_needed(found, plan_memory(found), target=pulp, num_samples=None, features=memory)
-    without = bytes_needed(found, plan_memory(found), target=pulp, num_samples=None)
+    needed = bytes_needed(found, plan_memory(found), setting)
+    without = bytes_needed(found, plan_memory(found), Setting(pulp).keeping(None))
     assert needed - without == memory.num_bytes
     assert needed <= budget
     many = replace(memory, num_samples=100)
     with pytest.raises(DoesNotFit, match=r"of them [\d,]+ for kept features, .*: try fewer --samples, no --cache or"):
-        fitted(graph, target=pulp, num_samples=None, features=many)
+        fitted(graph, setting.keeping(many))
 
 
 def test_refusals() -> None:

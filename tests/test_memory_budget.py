@@ -15,7 +15,7 @@ from test_cli import check_refusal, run
 from tinyclf.budget import Question, most_that_fits
 from tinyclf.deploy import require_fit
 from tinyclf.device_files import Samples
-from tinyclf.device_run import TrainingJob, features_of, make_training_program
+from tinyclf.device_run import TrainingJob, make_training_program
 from tinyclf.errors import BadInput, DoesNotFit
 from tinyclf.feature_memory import feature_memory
 from tinyclf.fitting import Setting, bytes_needed, least_bytes, recomputed_within
@@ -190,7 +190,7 @@ def test_recomputation_makes_room_for_kept_features() -> None:
         cache="fp32",
         recompute=True,
     )
-    kept, plain = features_of(job), _need(variant, arch="dscnn", size=32)
+    kept, plain = job.features, _need(variant, arch="dscnn", size=32)
     assert kept is not None
     streamed = Setting(num_samples=None, kept_features_bytes=kept.num_bytes)
     least, most = least_bytes(plain.graph, streamed)[0], bytes_needed(plain.graph, plain.plan, streamed)

@@ -32,7 +32,7 @@ from tinyclf.errors import BadInput, Interrupted, Unsupported
 from tinyclf.folding import fold_batchnorm
 from tinyclf.freezing import freeze, set_train_mode
 from tinyclf.ir import Graph, Phase, Role
-from tinyclf.lower import training_graph
+from tinyclf.lower import PLAIN, training_graph
 from tinyclf.memory import plan_memory, report
 from tinyclf.models import build_model, num_parameters
 from tinyclf.optim import Average, keep_frozen_channels, make_optimizer
@@ -195,9 +195,7 @@ def test_labels_options_and_slugs() -> None:
 # --- the graph and its memory -------------------------------------------------------------------------------------
 
 
-def graph_of(
-    variant: Variant, arch: str = "mobilenetv2_wd4", *, size: int = 64, rule: UpdateRule | None = None
-) -> Graph:
+def graph_of(variant: Variant, arch: str = "mobilenetv2_wd4", *, size: int = 64, rule: UpdateRule = PLAIN) -> Graph:
     model = build_model(arch, num_classes=3, size=size)
     freeze(model, variant)
     return training_graph(fold_batchnorm(model), input_shape=(3, size, size), rule=rule)

@@ -17,7 +17,7 @@ from tinyclf.deploy import emit_project, execute, make_program, write_project
 from tinyclf.emit import emit
 from tinyclf.errors import BadInput, DoesNotFit, Unsupported
 from tinyclf.ir import Graph
-from tinyclf.lower import training_graph
+from tinyclf.lower import PLAIN, training_graph
 from tinyclf.macs import num_macs
 from tinyclf.memory import MemoryPlan, plan_memory
 from tinyclf.models import build_model, fold_batchnorm, freeze
@@ -37,7 +37,7 @@ ALL_NETS = tuple(ARCHITECTURES) if os.environ.get("TINYCLF_ALL_NETS") else ()  #
 VARIABLES = {"host": ("SANITIZE=address,undefined", "NUM_CORES=3")}
 
 
-def _step(arch: str, variant: Variant, *, size: int = 32, rule: UpdateRule | None = None) -> tuple[Graph, MemoryPlan]:
+def _step(arch: str, variant: Variant, *, size: int = 32, rule: UpdateRule = PLAIN) -> tuple[Graph, MemoryPlan]:
     model = build_model(arch, num_classes=2, size=size)
     freeze(model, variant)
     graph = training_graph(fold_batchnorm(model), input_shape=(3, size, size), rule=rule)

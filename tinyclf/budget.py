@@ -14,14 +14,13 @@ from tinyclf.errors import BadInput, DoesNotFit, Unsupported
 from tinyclf.feature_memory import feature_memory
 from tinyclf.fitting import Setting, bytes_needed, least_bytes, recomputed_within
 from tinyclf.ir import Graph
-from tinyclf.lower import training_graph
+from tinyclf.lower import PLAIN, training_graph
 from tinyclf.macs import num_macs
 from tinyclf.memory import plan_memory
 from tinyclf.models import blocks, build_model, fold_batchnorm, freeze, num_parameters
 from tinyclf.rules import UpdateRule
 from tinyclf.variants import Variant
 
-PLAIN = UpdateRule(0.01)  # no byte depends on the rate
 SIZE_STEP, LEAST_SIZE = 16, 32  # pixels: the sizes that are tried
 PARAMETER_BYTES = 4
 
