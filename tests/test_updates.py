@@ -116,7 +116,7 @@ def _execute_on_small_tiles(name: str, target: Target, project: Path, *variables
 
 
 @on_targets("host")
-@pytest.mark.parametrize("name", ["momentum", "adam", "clip, batch 4", "all"])
+@pytest.mark.parametrize("name", ["momentum", "adam", "batch 4", "clip, batch 4", "all"])
 def test_two_updates_on_small_tiles_under_sanitizers(target: Target, name: str, tmp_path: Path) -> None:
     _execute_on_small_tiles(name, target, tmp_path / "p", "SANITIZE=address,undefined", "NUM_CORES=3")
 

@@ -339,6 +339,7 @@ def test_a_training_run_is_pytorchs(target: Target, checkout: Upstream, cache: s
     assert "pulp_conv_pw_fp32_fw_cl: upstream" in summary(program.linkage)
 
 
+@on_targets("pulp")
 @pytest.mark.parametrize("variant", [Variant("LP"), Variant("full")], ids=lambda v: v.label)
 def test_no_more_is_linked_than_predicted(target: Target, checkout: Upstream, variant: Variant, tmp_path: Path) -> None:
     program = emit_project(_job(variant, arch="resnet8"), target, tmp_path / "p", upstream=checkout)

@@ -264,7 +264,7 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
         "num_calls_within_batch": num_ops_before(graph, tiles, graph.num_calls_within_batch)
         if tiles
         else graph.num_calls_within_batch,
-        "tiles": tile_context(graph, tiles, place, float_literal, apart=_num_frozen(program)) if tiles else None,
+        "tiles": tile_context(graph, tiles, place, float_literal, num_frozen=_num_frozen(program)) if tiles else None,
         "blobs": [
             _blob(
                 graph.by_name[tensor],

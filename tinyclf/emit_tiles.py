@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from tinyclf.ir import Call, Graph, Phase, Tensor
@@ -63,12 +63,13 @@ def tile_context(
     place: Callable[[Tensor], str],
     literal: Callable[[float], str],
     *,
-    apart: int | None = None,
+    num_frozen: int | None = None,
 ) -> dict[str, Any]:
     """Return what tiles.j2 shows; `place` gives a tensor's address, `literal` a float, as C text.
 
-    Before the operation number `apart` something else may happen: nothing is loaded early for it.
+    Where a walk may end, or begin because features of `num_frozen` operations are kept, nothing is loaded early.
     """
+    apart = {num_frozen, num_forward_ops(graph, tiles), num_ops_before(graph, tiles, graph.num_calls_within_batch)}
     return {
         "num_floats": (STATE_BYTES + tiles.num_bytes) // 4,
         "ops": [_op(graph, tiles, number, op, place, literal, apart) for number, op in enumerate(tiles.ops) if op.body],
@@ -87,9 +88,9 @@ def _op(
     op: Op,
     place: Callable[[Tensor], str],
     literal: Callable[[float], str],
-    apart: int | None,
+    apart: Collection[int | None],
 ) -> dict[str, Any]:
-    behind = tiles.ops[number + 1] if number + 1 < len(tiles.ops) and number + 1 != apart else None
+    behind = tiles.ops[number + 1] if number + 1 < len(tiles.ops) and number + 1 not in apart else None
     layer = [(name, literal(value) if isinstance(value, float) else str(value)) for name, value in op.layer]
     return {
         "first_operand": sum(len(before.operands) for before in tiles.ops[:number]),
