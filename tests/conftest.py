@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,31 @@ if TYPE_CHECKING:
     from tinyclf.data import Item
 
 REQUIRED = {name for name in os.environ.get("TINYCLF_REQUIRE", "").split(",") if name}
+LONG = bool(os.environ.get("TINYCLF_LONG"))
+takes_long = pytest.mark.skipif(not LONG, reason="takes minutes: TINYCLF_LONG=1 runs it")
+CCACHE = Path("/usr/lib/ccache")  # compilers by their own names, as Debian's package lays them out
 SHARED = Path(__file__).parent.parent.parent / "shared"  # real photographs and weights, where they are at hand
 
 
-def on_targets(*names: str) -> pytest.MarkDecorator:
-    """Run a test on each target, all of deployers/ by default; it takes the argument `target`."""
-    params = [pytest.param(name, marks=pytest.mark.target(name)) for name in names or find_targets()]
+def on_targets(*names: str, long: Collection[str] = ()) -> pytest.MarkDecorator:
+    """Run a test on each target, all of deployers/ by default; it takes the argument `target`.
+
+    On those of `long` it runs when long tests are asked for.
+    """
+    params = [
+        pytest.param(name, marks=[pytest.mark.target(name), *([takes_long] if name in long else [])])
+        for name in names or find_targets()
+    ]
     return pytest.mark.parametrize("target", params, indirect=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile each emitted file once for all tests that emit it, from whichever folder, where ccache is installed."""
+    if CCACHE.is_dir():
+        os.environ["PATH"] = f"{CCACHE}{os.pathsep}{os.environ['PATH']}"
+        os.environ["CCACHE_DIR"] = str(config.rootpath / ".pytest_cache" / "ccache")
+        os.environ["CCACHE_NOHASHDIR"] = "1"
+        os.environ["CCACHE_MAXSIZE"] = "500M"
 
 
 @pytest.fixture

@@ -797,7 +797,7 @@ def test_deploy_reports_the_run(deployed: tuple[Path, str], digits_run: Path) ->
 LONG = ("--variant", "FT", "--k", 1, "--epochs", 6, "--samples", 50, "--lr", 0.01, "--checkpoint-every", 0)
 
 
-@on_targets()
+@on_targets(long=["pulp"])
 def test_300_steps_on_real_digits(target: Target, digits_run: Path, shifted_dir: Path, tmp_path: Path) -> None:
     # Simulation is slow: in GVSoC the frozen part of a sample is computed once, and there are fewer test samples.
     fewer = ("--test-samples", 30, "--cache", "fp32") if target.name == "pulp" else ("--test-samples", 200)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import LONG
 
 from tinyclf.config import config_from
 from tinyclf.data import Item, write_dataset
@@ -69,8 +70,11 @@ def bytes_of(run: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("kills", "options"),
     [
-        (10, ["variant=scratch", "optimizer=adamw", "ema=0.99", "augment=flip,shift=2", "precision=bf16"]),
-        (5, ["arch=efficientnet_b0", "variant=FT", "k=1", "clip=1"]),  # with dropout, from kept features
+        (
+            10 if LONG else 3,
+            ["variant=scratch", "optimizer=adamw", "ema=0.99", "augment=flip,shift=2", "precision=bf16"],
+        ),
+        (5 if LONG else 2, ["arch=efficientnet_b0", "variant=FT", "k=1", "clip=1"]),  # with dropout, from kept features
     ],
     ids=["scratch", "FT"],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import on_targets
+from conftest import on_targets, takes_long
 from torch import nn
 
 from tinyclf import golden
@@ -134,7 +134,10 @@ def test_ten_steps_of_other_nets(target: Target, arch: str, variant: Variant, si
 
 
 @on_targets("pulp")
-@pytest.mark.parametrize(("arch", "variant", "size"), MORE_NETS)
+@pytest.mark.parametrize(
+    ("arch", "variant", "size"),
+    [pytest.param(*net.values, marks=takes_long if net.id.endswith("full") else (), id=net.id) for net in MORE_NETS],
+)
 def test_two_steps_of_other_nets_in_gvsoc(
     target: Target, arch: str, variant: Variant, size: int, tmp_path: Path
 ) -> None:
