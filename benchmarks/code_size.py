@@ -96,17 +96,11 @@ def training_run(program: Program, target: Target) -> Program:
     return replace(program, samples=None, labels=None, traced=frozenset(), training=run, tiles=tiles)
 
 
-def extra_of_runs(target: Target, programs: Sequence[Program], projects: Path) -> int:
-    """Return the most that code and constants of training runs have more than those of single steps."""
-    runs = [measure(target, training_run(p, target), projects / "runs") for p in programs]
-    return max(run - measure(target, p, projects) for run, p in zip(runs, programs, strict=True)) + MARGIN
-
-
 def features(program: Program) -> list[int]:
     """Return what the bound depends on: 1 and the kernels, or 1, the bodies of tiles and the depthwise ones."""
     if not program.tiles:
         return [1, len({call.kernel for call in program.graph.calls})]
-    bodies = tile_bodies(program.graph, program.plan, is_run=False)
+    bodies = tile_bodies(program.graph, program.plan, is_run=program.training is not None)
     return [1, len(bodies), sum(body.startswith(DEPTHWISE_BODIES) for body in bodies)]
 
 
@@ -131,9 +125,8 @@ def fit(programs: Sequence[Program], target: Target, projects: Path) -> tuple[li
     return values, float(max((a @ values + tables) / (code + tables)))
 
 
-def extra_of_rules(target: Target, values: Sequence[int], projects: Path) -> int:
-    """Return the most that a rule which is read at run time adds to the bound without."""
-    programs = [make_program(make_job("dscnn", VARIANTS[2], size=32, rule=rule), target) for rule in RULES]
+def extra(target: Target, programs: Sequence[Program], values: Sequence[int], projects: Path) -> int:
+    """Return the most that code and constants exceed what `values` say of `features`."""
     return max(measure(target, p, projects) - int(np.dot(features(p), values)) for p in programs) + MARGIN
 
 
@@ -164,18 +157,23 @@ def print_bound(target: Target, jobs: Sequence[Job], projects: Path) -> None:
     """Print the tables of a target."""
     plain = with_l1(target, "off")
     tiled = target if target.l1_bytes is not None else with_l1(target, "64KiB")
-    rules, runs = [], []
+    rules, runs, runs_with_rule = [], [], []
     lines = {}
+    with_rules = [make_job("dscnn", VARIANTS[2], size=32, rule=rule) for rule in RULES]
+    run_with_rule = make_job("mobilenetv2_wd4", VARIANTS[0], size=32, rule=RULES[1])
     for kind, each in (("plain", plain), ("tiles", tiled)):
         programs = [p for job in jobs if fits(p := make_program(job, each), each)]
         values, worst = fit(programs, each, projects / kind)
         print(f"# {target.name}, {kind}: at most {worst:.3f} times what is linked", flush=True)
-        rules.append(extra_of_rules(each, values, projects / kind))
-        with_rule = make_program(make_job("mobilenetv2_wd4", VARIANTS[0], size=32, rule=RULES[1]), each)
-        runs.append(extra_of_runs(each, [programs[0], programs[3], programs[10], with_rule], projects / kind))
+        rules.append(extra(each, [make_program(job, each) for job in with_rules], values, projects / kind))
+        plain_runs = [training_run(programs[i], each) for i in (0, 3, 10)]
+        runs.append(extra(each, plain_runs, values, projects / kind / "runs"))
+        with_rule = training_run(make_program(run_with_rule, each), each)
+        runs_with_rule.append(extra(each, [with_rule], values, projects / kind / "runs"))
         lines[kind] = values
+    rule, run = max(rules), max(*runs, max(runs_with_rule) - max(rules))
     base, kernel = lines["plain"]
-    print(f"[code]\nbase = {base}\ntraining_run = {max(runs)}\nrule = {max(rules)}\nkernel = {kernel}\n")
+    print(f"[code]\nbase = {base}\ntraining_run = {run}\nrule = {rule}\nkernel = {kernel}\n")
     if target.takes_upstream and (home := os.environ.get("TRAINLIB_HOME")):
         own = upstream_base(plain, kernel, [job for job in jobs if job.rule.is_plain], home, projects / "upstream")
         print(f"[code.upstream] # where it differs in programs with upstream's kernels\nbase = {own}\n", flush=True)

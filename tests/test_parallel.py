@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import takes_long
 from safetensors.torch import load_file
 from torch import nn
 
@@ -37,7 +38,7 @@ def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("FT", ["cache=off", "augment="]),
         # Training all of a net amplifies rounding: a difference of 1e-14 in one weight grows tenfold in a step. So this
         # is compared in double precision, over few steps from trained weights.
-        ("full", ["precision=64", "batch_size=128"]),
+        pytest.param("full", ["precision=64", "batch_size=128"], marks=takes_long),
     ],
 )
 def test_two_processes_are_one_with_twice_the_batch(
