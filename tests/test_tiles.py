@@ -322,10 +322,19 @@ def test_a_copy_that_is_not_waited_for_shows(target: Target, tmp_path: Path) -> 
     assert not execute(job, broken, target, tmp_path / "p").passed
 
 
-def test_what_cannot_be_cut_is_refused_in_one_line(tmp_path: Path) -> None:
-    host = with_l1(find_target("host"), "3KiB")
-    with pytest.raises(DoesNotFit, match=r"cannot be cut into tiles that fit 3,072 bytes of L1: give more with --l1"):
-        emit_project(random_job(SEED), host, tmp_path / "p")
+def test_what_cannot_be_cut_is_refused_with_what_it_needs(tmp_path: Path) -> None:
+    def refusal(num_bytes: int) -> tuple[str, int]:
+        with pytest.raises(DoesNotFit, match="give more with --l1, or compute on L2 with --l1 off") as caught:
+            emit_project(random_job(SEED), with_l1(find_target("host"), str(num_bytes)), tmp_path / "p")
+        what, has = str(caught.value).split(": it needs ")
+        needs, _, rest = has.partition(" bytes of L1 beside stacks, and ")
+        assert rest.startswith(f"{num_bytes:,} are there: ")
+        return what, int(needs.replace(",", ""))
+
+    what, needs = refusal(3072)
+    assert refusal(needs - 16) == (what, needs)
+    assert refusal(needs)[0] != what, "the next one needs more"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("text", ["", "64apples", "-1", "KiB", "lots"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import replace
 
 from tinyclf.errors import DoesNotFit
@@ -53,7 +54,12 @@ def _does_not_fit(call: Call, work: Work, l1_bytes: int) -> DoesNotFit:
     fault = layer_fault(work.layer)
     if fault:
         return DoesNotFit(f"{what}: {fault}: compute on L2 with --l1 off")
-    return DoesNotFit(f"{what} that fit {l1_bytes:,} bytes of L1: give more with --l1, or compute on L2 with --l1 off")
+    sizes = range(0, buffer_bytes(MOST_TILE_BYTES) + 1, ALIGNMENT)
+    number = bisect_left(sizes, True, key=lambda num_bytes: choose(work, num_bytes) is not None)
+    if number == len(sizes):
+        return DoesNotFit(f"{what} of any size: compute on L2 with --l1 off")
+    needs = f"it needs {STATE_BYTES + sizes[number]:,} bytes of L1 beside stacks, and {l1_bytes:,} are there"
+    return DoesNotFit(f"{what}: {needs}: give more with --l1, or compute on L2 with --l1 off")
 
 
 def target_tiles(
