@@ -1,9 +1,9 @@
 """The bound of code and constants of each target: builds a set of nets and prints the [code] tables of target.toml.
 
 Run by `python -m benchmarks.code_size [TARGET ...]` when kernels, templates or ports have changed; it takes some ten
-minutes, and tests/test_memory_regions.py tells when. Tables are counted (tinyclf/program_tables.py); of the rest the
-bound is the plane that no net is above and that exceeds what is linked by the least ratio. With TRAINLIB_HOME set to a
-checkout of PULP-TrainLib also that of programs with its kernels.
+minutes, and tests/device/footprint/test_regions.py tells when. Tables are counted (device/footprint/tables.py); of the
+rest the bound is the plane that no net is above and that exceeds what is linked by the least ratio. With TRAINLIB_HOME
+set to a checkout of PULP-TrainLib also that of programs with its kernels.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from tinyclf import targets
-from tinyclf.deploy import Job, make_program
-from tinyclf.elf import Elf, read_elf
-from tinyclf.emit import Program, TrainingRun, emit
-from tinyclf.feature_memory import feature_memory
-from tinyclf.memory import report
-from tinyclf.models import build_model, fold_batchnorm, freeze
-from tinyclf.program_tables import plain_bytes, tile_bodies, tile_bytes
-from tinyclf.regions import DEPTHWISE_BODIES, linked_regions
-from tinyclf.rules import UpdateRule
-from tinyclf.targets import Target, find_targets, with_l1
-from tinyclf.tile_plan import target_tiles
-from tinyclf.upstream import find_upstream
-from tinyclf.variants import Variant
+from tinyclf.device import targets
+from tinyclf.device.emit.program import Program, TrainingRun
+from tinyclf.device.emit.project import emit
+from tinyclf.device.emit.upstream import find_upstream
+from tinyclf.device.footprint.regions import DEPTHWISE_BODIES, linked_regions
+from tinyclf.device.footprint.tables import plain_bytes, tile_bodies, tile_bytes
+from tinyclf.device.memory.kept_features import feature_memory
+from tinyclf.device.memory.report import report
+from tinyclf.device.run.job import Job
+from tinyclf.device.run.program import make_program
+from tinyclf.device.targets.elf import Elf, read_elf
+from tinyclf.device.targets.target import Target, find_targets, with_l1
+from tinyclf.device.tiles.planner import target_tiles
+from tinyclf.recipe.update_rule import UpdateRule
+from tinyclf.recipe.variant import Variant
+from tinyclf.workstation.nets.build import build_model, fold_batchnorm, freeze
 
 ARCHITECTURES = ("mobilenet_wd4", "fdmobilenet_wd4", "dscnn", "mobilenetv2_wd4", "resnet8")
 VARIANTS = (Variant("LP"), Variant("FT", 1), Variant("FT", 2), Variant("full"), Variant("full", bias_only=True))

@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from tinyclf.deploy import Job
-from tinyclf.device_files import Samples
-from tinyclf.device_run import TrainingJob, emit_training, execute_training
-from tinyclf.errors import TinyclfError
-from tinyclf.jobs import make_job
-from tinyclf.macs import macs_by_call
-from tinyclf.starts import Request
-from tinyclf.targets import Target, find_target, require_tools
-from tinyclf.variants import Variant
+from tinyclf.base.errors import TinyclfError
+from tinyclf.device.graph.macs import macs_by_call
+from tinyclf.device.run.files import Samples
+from tinyclf.device.run.job import Job, TrainingJob
+from tinyclf.device.run.training import emit_training, execute_training
+from tinyclf.device.targets.target import Target, find_target, require_tools
+from tinyclf.jobs.request import Request
+from tinyclf.jobs.steps import make_job
+from tinyclf.recipe.variant import Variant
 
 HERE = Path(__file__).parent
 JSON_FILE = HERE / "device.json"

@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kernels_cases import Case, conv_case, dw_case, pw_case, run_cases, write_cases
-from tinyclf.errors import TinyclfError
-from tinyclf.lower import training_graph
-from tinyclf.memory import plan_memory
-from tinyclf.models import build_model, fold_batchnorm, freeze
-from tinyclf.rules import UpdateRule
-from tinyclf.targets import find_target
-from tinyclf.tile import Op
-from tinyclf.tile_plan import target_tiles
-from tinyclf.traces import traced_tensors
-from tinyclf.variants import Variant
+from tinyclf.base.errors import TinyclfError
+from tinyclf.device.graph.traces import traced_tensors
+from tinyclf.device.lowering.lower import training_graph
+from tinyclf.device.memory.planner import plan_memory
+from tinyclf.device.targets.target import find_target
+from tinyclf.device.tiles.plan import Op
+from tinyclf.device.tiles.planner import target_tiles
+from tinyclf.recipe.update_rule import UpdateRule
+from tinyclf.recipe.variant import Variant
+from tinyclf.workstation.nets.build import build_model, fold_batchnorm, freeze
 
 HERE = Path(__file__).parent
 JSON_FILE = HERE / "kernels.json"

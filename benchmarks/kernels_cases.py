@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyclf import targets
-from tinyclf.deploy import write_project
-from tinyclf.resources import resource_dir
-from tinyclf.targets import Target
+from tinyclf.base.resources import resource_dir
+from tinyclf.device import targets
+from tinyclf.device.run.project import write_project
+from tinyclf.device.targets.target import Target
 
 Array = NDArray[np.float64]
 
@@ -89,7 +89,7 @@ def write_cases(
     library = resource_dir("external/pulp-trainlib")
     files = {
         f"trainlib/{f.relative_to(library)}": f.read_bytes()
-        for f in (*library.glob("include/*.h"), *library.glob("src/fast_*.[ch]"))
+        for f in (*library.glob("include/*.h"), *library.glob("src/fast/*.[ch]"))
     }
     files |= {f"port/{name}": content for name, content in target.port_files().items()}
     files["src/kernels.c"] = (HERE / "kernels.c").read_bytes()

@@ -21,7 +21,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from tinyclf.data import MEAN, STD, Item, Position, make_loader, open_dataset, parse_augmentations, write_dataset
+from tinyclf.workstation.data import (
+    MEAN,
+    STD,
+    Item,
+    Position,
+    make_loader,
+    open_dataset,
+    parse_augmentations,
+    write_dataset,
+)
 
 HERE = Path(__file__).parent
 SIZE, BATCH_SIZE = 128, 128

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tinyclf.config import config_from
-from tinyclf.data import Item, Preprocessing, build_dataset, open_dataset, write_dataset
-from tinyclf.models import build_model
-from tinyclf.train import Observer, train
+from tinyclf.workstation.data import Item, Preprocessing, build_dataset, open_dataset, write_dataset
+from tinyclf.workstation.nets.build import build_model
+from tinyclf.workstation.runs.config import config_from
+from tinyclf.workstation.training.loop import Observer, train
 
 PHOTOGRAPHS = Path(__file__).parent.parent.parent / "shared" / "data" / "caltech_faces128"
 REPORT = Path(__file__).with_suffix(".md")

@@ -18,9 +18,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyclf.data.sources import Item
-from tinyclf.data.splits import assign_splits, choose_splits
-from tinyclf.errors import BadInput
+from tinyclf.base.errors import BadInput
+from tinyclf.workstation.data.sources import Item
+from tinyclf.workstation.data.splits import assign_splits, choose_splits
 
 SIDE = 32  # pixels
 NUM_PIXELS = 3 * SIDE * SIDE

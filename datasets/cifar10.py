@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinyclf.data.sources import Item, load_file
+from tinyclf.workstation.data.sources import Item, load_file
 
 _cifar = load_file(Path(__file__).with_name("_cifar.py"))
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinyclf.data.sources import Item, load_file
-from tinyclf.errors import BadInput
+from tinyclf.base.errors import BadInput
+from tinyclf.workstation.data.sources import Item, load_file
 
 _cifar = load_file(Path(__file__).with_name("_cifar.py"))
 

@@ -24,9 +24,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyclf.data.sources import Item
-from tinyclf.data.splits import DEFAULT_SHARES, SPLITS, assign_splits, choose_splits, named_split, parse_shares
-from tinyclf.errors import BadInput
+from tinyclf.base.errors import BadInput
+from tinyclf.workstation.data.sources import Item
+from tinyclf.workstation.data.splits import (
+    DEFAULT_SHARES,
+    SPLITS,
+    assign_splits,
+    choose_splits,
+    named_split,
+    parse_shares,
+)
 
 OPTIONS = {
     "from": (Path, "The table: .csv, .tsv, or list_attr_celeba.txt."),

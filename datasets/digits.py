@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyclf.data.sources import Item
-from tinyclf.data.splits import choose_splits
-from tinyclf.errors import BadInput
+from tinyclf.base.errors import BadInput
+from tinyclf.workstation.data.sources import Item
+from tinyclf.workstation.data.splits import choose_splits
 
 OPTIONS = {"shifted": (False, "Rotate, invert and add noise.")}
 SIZE = 32

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinyclf.data.images import SUFFIXES, is_image_file
-from tinyclf.data.sources import Item
-from tinyclf.data.splits import (
+from tinyclf.base.errors import BadInput
+from tinyclf.workstation.data.images import SUFFIXES, is_image_file
+from tinyclf.workstation.data.sources import Item
+from tinyclf.workstation.data.splits import (
     DEFAULT_SHARES,
     SPLITS,
     assign_splits,
@@ -23,7 +24,6 @@ from tinyclf.data.splits import (
     named_split,
     parse_shares,
 )
-from tinyclf.errors import BadInput
 
 OPTIONS = {
     "from": (Path, "The folder."),

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinyclf.data.sources import Item
-from tinyclf.data.splits import SPLITS, choose_splits, interleave, named_split
-from tinyclf.errors import BadInput
+from tinyclf.base.errors import BadInput
+from tinyclf.workstation.data.sources import Item
+from tinyclf.workstation.data.splits import SPLITS, choose_splits, interleave, named_split
 
 OPTIONS = {
     "from": (Path, "The folder of train/ and val/, or ILSVRC2012_img_val.tar."),

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyclf.data.sources import Item
-from tinyclf.data.splits import SPLITS, choose_splits, named_split, split_in
-from tinyclf.errors import BadInput
+from tinyclf.base.errors import BadInput
+from tinyclf.workstation.data.sources import Item
+from tinyclf.workstation.data.splits import SPLITS, choose_splits, named_split, split_in
 
 if TYPE_CHECKING:
     from torch import Tensor

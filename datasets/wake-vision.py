@@ -20,9 +20,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinyclf.data.sources import Item
-from tinyclf.data.splits import choose_splits
-from tinyclf.errors import BadInput
+from tinyclf.base.errors import BadInput
+from tinyclf.workstation.data.sources import Item
+from tinyclf.workstation.data.splits import choose_splits
 
 OPTIONS = {
     "from": ("", "A folder of its parquet files in place of the hub."),

@@ -11,7 +11,7 @@ CFLAGS = -std=c99 -Wall -Wextra -Werror $(OPT) $(addprefix -DTCL_PROFILE=,$(PROF
 
 include port/port.mk
 
-SOURCES := $(sort $(wildcard src/*.c trainlib/src/*.c port/*.c port/*.S src/*.S))
+SOURCES := $(sort $(wildcard src/*.c trainlib/src/*.c trainlib/src/*/*.c port/*.c port/*.S src/*.S))
 OBJECTS := $(patsubst %,$(BUILD)/%.o,$(SOURCES))
 
 all: $(ELF)
@@ -25,7 +25,7 @@ $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(FLAGS)' | cmp -s - $@ || echo '$(FLAGS)' > $@
 
-$(BUILD)/%.c.o: %.c $(BUILD)/flags $(wildcard src/*.h trainlib/*/*.h port/*.h)
+$(BUILD)/%.c.o: %.c $(BUILD)/flags $(wildcard src/*.h trainlib/*/*.h trainlib/*/*/*.h port/*.h)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(TARGET_CFLAGS) -c -o $@ $<
 

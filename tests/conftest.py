@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tinyclf.targets import Target, find_target, find_targets
+from tinyclf.device.targets.target import Target, find_target, find_targets
 
 if TYPE_CHECKING:
-    from tinyclf.data import Item
+    pass
 
 REQUIRED = {name for name in os.environ.get("TINYCLF_REQUIRE", "").split(",") if name}
-LONG = bool(os.environ.get("TINYCLF_LONG"))
-takes_long = pytest.mark.skipif(not LONG, reason="takes minutes: TINYCLF_LONG=1 runs it")
 CCACHE = Path("/usr/lib/ccache")  # compilers by their own names, as Debian's package lays them out
-SHARED = Path(__file__).parent.parent.parent / "shared"  # real photographs and weights, where they are at hand
-
-
-def on_targets(*names: str, long: Collection[str] = ()) -> pytest.MarkDecorator:
-    """Run a test on each target, all of deployers/ by default; it takes the argument `target`.
-
-    On those of `long` it runs when long tests are asked for.
-    """
-    params = [
-        pytest.param(name, marks=[pytest.mark.target(name), *([takes_long] if name in long else [])])
-        for name in names or find_targets()
-    ]
-    return pytest.mark.parametrize("target", params, indirect=True)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -87,8 +71,8 @@ def digits_run(digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """Train on the digits for four epochs, once: about 93% of the test split are right."""
     import torch
 
-    from tinyclf.config import config_from
-    from tinyclf.train import train
+    from tinyclf.workstation.runs.config import config_from
+    from tinyclf.workstation.training.loop import train
 
     torch.set_num_threads(1)
     config = config_from(options={"data": digits_dir, "epochs": 4, "threads": 1})
@@ -96,27 +80,11 @@ def digits_run(digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def _digits(tmp_path_factory: pytest.TempPathFactory, *, shifted: bool) -> Path:
-    from tinyclf.data import build_dataset
+    from tinyclf.workstation.data import build_dataset
 
     out = tmp_path_factory.mktemp("data") / "digits"
     build_dataset("digits", out=out, options={"shifted": shifted})
     return out
-
-
-def items(name: str, **given: Any) -> list[Item]:
-    """Return all items of a source with the options given."""
-    from tinyclf.data import load_source
-
-    source = load_source(name)
-    return list(source.build({**source.complete(given), "wants": lambda split: True}))
-
-
-def class_names(name: str, **given: Any) -> list[str]:
-    """Return the class names of a source with the options given."""
-    from tinyclf.data import load_source
-
-    source = load_source(name)
-    return list(source.classes(source.complete(given)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

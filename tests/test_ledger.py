@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import on_targets
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is no installed package
 
 from benchmarks import kernels
 from benchmarks.device import JSON_FILE, LEDGER, Step, measure, shortfalls
-from tinyclf.targets import Target
+from tests.kit.targets import on_targets
+from tinyclf.device.targets.target import Target
 
 SLACK = 0.02  # more cycles than the ledger says are a regression
 

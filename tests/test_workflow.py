@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from test_cli import run
-from test_sources_cifar import cifar10_files, write_tar
-from test_sources_wake_vision import row
-from test_sources_wake_vision import write as write_parquet
 
-from tinyclf.classifiers import OnnxClassifier
-from tinyclf.data import open_dataset
-from tinyclf.evaluate import predict_run
+from tests.cli.test_cli import run
+from tests.kit.paths import SHARED
+from tests.workstation.data.test_sources_cifar import cifar10_files, write_tar
+from tests.workstation.data.test_sources_wake_vision import row
+from tests.workstation.data.test_sources_wake_vision import write as write_parquet
+from tinyclf.workstation.data import open_dataset
+from tinyclf.workstation.results.classifiers import OnnxClassifier
+from tinyclf.workstation.results.evaluate import predict_run
 
-SHARED = Path(__file__).parent.parent.parent / "shared"
 NUM_LABELS = 40
 
 

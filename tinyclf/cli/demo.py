@@ -51,7 +51,7 @@ def demo(out: Path) -> None:
 
 
 def _prepare(out: Path) -> None:
-    from tinyclf.errors import BadInput
+    from tinyclf.base.errors import BadInput
 
     if (out / MARKER).is_file():
         shutil.rmtree(out)
@@ -76,7 +76,7 @@ def _run(*arguments: object) -> None:
 
 def _accuracy(run: Path, data: Path) -> float:
     """Show the command that evaluates `run` on `data`, and the first line of what it prints."""
-    from tinyclf.evaluate import evaluate_run
+    from tinyclf.workstation.results.evaluate import evaluate_run
 
     click.echo(f"\n$ tinyclf eval {run} --data {data} --split test")
     metrics = evaluate_run(run, split="test", data=data)
@@ -107,8 +107,8 @@ def _learn_and_adapt(out: Path) -> dict[str, float]:
 
 def _memory() -> None:
     """Show what each variant needs."""
-    from tinyclf.jobs import memory_of
-    from tinyclf.variants import Variant
+    from tinyclf.jobs.memory import memory_of
+    from tinyclf.recipe.variant import Variant
 
     _title("What a training step needs on the device (bytes)")
     click.echo(f"\n$ tinyclf memory --variant ... --size {SIZE} --classes {NUM_CLASSES}")
@@ -123,7 +123,7 @@ def _memory() -> None:
 
 def _deploy(out: Path) -> list[str]:
     """Run the adaptation's training step as C on every target that can run here; return a line for each."""
-    from tinyclf.targets import find_targets
+    from tinyclf.device.targets.target import find_targets
 
     lines = []
     for target in find_targets().values():

@@ -3,56 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tinyclf.cli.device import TargetName, cores_option, l1_option, variant_options
 from tinyclf.cli.memory_budget import print_budget
 from tinyclf.cli.memory_tables import compare_lines, linked_lines, memory_lines, region_lines
+from tinyclf.cli.options import TargetName, cores_option, l1_option, update_options, variant_options
 from tinyclf.cli.program import FILE, main
-from tinyclf.cli.update_options import update_options
-from tinyclf.feature_memory import CACHES
-from tinyclf.update_options import UpdateOptions
+from tinyclf.device.memory.kept_features import CACHES
+from tinyclf.recipe.update_options import UpdateOptions
 
 if TYPE_CHECKING:
-    from tinyclf.fitting import Setting
-    from tinyclf.jobs import Need
-    from tinyclf.regions import RegionUse
-    from tinyclf.rules import UpdateRule
-    from tinyclf.targets import Target
-    from tinyclf.variants import Variant
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The training step that is asked about. None: the default; without a target those of all targets are shown."""
-
-    variant: Variant
-    arch: str | None
-    size: int  # pixels
-    num_classes: int
-    target: Target | None
-    num_cores: int | None
-    num_samples: int
-    cache: str
-    recompute: bool
-    update: UpdateOptions
-
-    @property
-    def rule(self) -> UpdateRule:
-        """Return how weights are updated; no byte depends on the length of the run, which is one update here."""
-        everything, batch = self.variant.reaches_everything, max(self.update.batch, 1)
-        return self.update.rule(reaches_everything=everything, num_samples=batch, asked=f"{batch} samples")
-
-    @property
-    def setting(self) -> Setting:
-        """Return where the step runs and what lies beside it."""
-        from tinyclf.fitting import Setting
-
-        return Setting(self.target, self.num_samples, self.num_cores)
+    from tinyclf.device.footprint.regions import RegionUse
+    from tinyclf.jobs.memory import Need
+from tinyclf.cli.memory_asked import Asked, _asked
 
 
 @main.command()
@@ -138,54 +105,12 @@ def memory(
         click.echo(f"wrote {file}")
 
 
-def _asked(
-    *,
-    variant: str | None,
-    k: int,
-    layers: tuple[str, ...],
-    bias_only: bool,
-    train_channels: tuple[str, ...],
-    arch: str | None,
-    size: int,
-    num_classes: int,
-    target: Target | None,
-    cores: int | None,
-    l1: str | None,
-    num_samples: int,
-    cache: str,
-    recompute: bool,
-    **update: Any,
-) -> Asked:
-    """Return what the options ask for.
-
-    Raises:
-        BadInput: they do not go together, or a value is out of its range.
-    """
-    from tinyclf.errors import BadInput
-    from tinyclf.targets import require_cores, with_l1
-    from tinyclf.variants import chosen_variant
-
-    name = variant or (None if layers else "LP")
-    what = chosen_variant(name, k=k, layers=layers, bias_only=bias_only, train_channels=train_channels)
-    assert what is not None, "there is a default"
-    if num_samples < 0:
-        raise BadInput(f"--samples {num_samples}: cannot be negative")
-    if target is None and (cores is not None or l1):
-        raise BadInput(f"{'--l1' if l1 else '--cores'} says what of a target is used: add --target")
-    if target is not None:
-        require_cores(target, cores)
-        target = with_l1(target, l1) if l1 else target
-    asked = Asked(what, arch, size, num_classes, target, cores, num_samples, cache, recompute, UpdateOptions(**update))
-    _ = asked.rule  # refuses options of an update that do not go together
-    return asked
-
-
 def _answers(
     asked: Asked, *, build_it: bool, compare: bool
 ) -> tuple[Need, tuple[RegionUse, ...], list[dict[str, Any]]]:
     """Return what the step needs, what the linker placed if it is to be built, and the rows of the comparison."""
-    from tinyclf.errors import BadInput
-    from tinyclf.jobs import memory_of
+    from tinyclf.base.errors import BadInput
+    from tinyclf.jobs.memory import memory_of
 
     if build_it and asked.target is None:
         raise BadInput("--build needs --target")
@@ -206,8 +131,8 @@ def _answers(
 
 def _regions(need: Need, asked: Asked) -> dict[str, tuple[RegionUse, ...]]:
     """Return what each target holds; with a cache in a training run, which streams its samples."""
-    from tinyclf.regions import predict_regions
-    from tinyclf.targets import find_targets
+    from tinyclf.device.footprint.regions import predict_regions
+    from tinyclf.device.targets.target import find_targets
 
     return {
         target.name: predict_regions(
@@ -223,9 +148,9 @@ def _regions(need: Need, asked: Asked) -> dict[str, tuple[RegionUse, ...]]:
 
 
 def _linked(asked: Asked) -> tuple[RegionUse, ...]:
-    from tinyclf.errors import BadInput
-    from tinyclf.jobs import linked_memory
-    from tinyclf.starts import Request
+    from tinyclf.base.errors import BadInput
+    from tinyclf.jobs.request import Request
+    from tinyclf.jobs.steps import linked_memory
 
     if asked.num_samples < 1:
         raise BadInput("--build needs at least one sample")
@@ -250,9 +175,9 @@ def _compared(need: Need, asked: Asked) -> list[dict[str, Any]]:
     All are with the update that is asked for, but upstream's, which has SGD on single samples only. Recomputation is
     in the last row alone.
     """
-    from tinyclf.errors import BadInput
-    from tinyclf.jobs import memory_of
-    from tinyclf.variants import Variant
+    from tinyclf.base.errors import BadInput
+    from tinyclf.jobs.memory import memory_of
+    from tinyclf.recipe.variant import Variant
 
     needs: dict[str, Need] = {}
     for variant in (Variant("LP"), Variant("FT", 1), Variant("FT", 2), Variant("full")):
@@ -267,7 +192,7 @@ def _compared(need: Need, asked: Asked) -> list[dict[str, Any]]:
 
 
 def _figures(need: Need) -> dict[str, int]:
-    from tinyclf.upstream_memory import upstream_bytes
+    from tinyclf.device.footprint.trainlib import upstream_bytes
 
     return {
         "naive": need.report.naive_total,
@@ -278,8 +203,8 @@ def _figures(need: Need) -> dict[str, int]:
 
 def _write_files(need: Need, title: str, *, csv_file: Path | None, plot_file: Path | None) -> list[Path]:
     """Write the lifetimes to the files that are named; return these."""
-    from tinyclf.files import write_text
-    from tinyclf.lifetimes_view import lifetimes_csv, write_plot
+    from tinyclf.base.files import write_text
+    from tinyclf.device.memory.view import lifetimes_csv, write_plot
 
     if csv_file:
         write_text(csv_file, lifetimes_csv(need.graph, need.plan))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from tinyclf.budget import Answer, Option
-    from tinyclf.cli.memory import Asked
+    from tinyclf.cli.memory_asked import Asked
+    from tinyclf.jobs.budget import Answer, Option
 
 # What the answer says by itself, and what looks at one step.
 _APART = ("variant", "k", "layers", "recompute", "build_it", "compare", "csv_file", "plot_file")
@@ -22,8 +22,8 @@ def print_budget(budget: str, asked: Asked, *, as_json: bool) -> None:
         BadInput: it is no number of bytes, or options do not belong with it.
         DoesNotFit: not even the linear layer can be trained.
     """
-    from tinyclf.budget import Question, most_that_fits
-    from tinyclf.sizes import parse_bytes
+    from tinyclf.base.sizes import parse_bytes
+    from tinyclf.jobs.budget import Question, most_that_fits
 
     _refuse_options()
     question = Question(
@@ -50,7 +50,7 @@ def print_budget(budget: str, asked: Asked, *, as_json: bool) -> None:
 def _refuse_options() -> None:
     from click.core import ParameterSource
 
-    from tinyclf.errors import BadInput
+    from tinyclf.base.errors import BadInput
 
     context = click.get_current_context()
     named = {parameter.name: parameter.opts[0] for parameter in context.command.params}

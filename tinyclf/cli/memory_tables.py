@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinyclf.jobs import Need
-    from tinyclf.regions import RegionUse
+    from tinyclf.device.footprint.regions import RegionUse
+    from tinyclf.jobs.memory import Need
 
 
 def _row(name: str, *values: int | None) -> str:

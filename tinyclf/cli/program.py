@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from tinyclf import __version__
-from tinyclf.errors import TinyclfError
+from tinyclf.base.errors import TinyclfError
 
 FOLDER = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)

@@ -1,0 +1,1 @@
+"""Tests: folders as those of the package, and kit/ with what they share."""

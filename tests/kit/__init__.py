@@ -1,0 +1,1 @@
+"""What tests share: paths, targets, nets, sources and commands."""

@@ -1,0 +1,10 @@
+"""Where things lie that tests read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+SHARED = ROOT.parent / "shared"  # real photographs and weights, where they are at hand
+KIT = ROOT / "tests" / "kit"
+LIBRARY = ROOT / "external" / "pulp-trainlib"

@@ -1,0 +1,168 @@
+"""Random nets for tests: what the device half lowers, in all shapes, from a seed."""
+
+from __future__ import annotations
+
+import random
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from tinyclf.recipe.variant import Variant
+
+MAX_CHANNELS = 9
+
+
+class Residual(nn.Module):
+    """A sum of two or three branches of one input, one of which may be the input itself, then perhaps ReLU."""
+
+    def __init__(self, branches: list[nn.Module], *, style: str, after: str) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+        self.style, self.after = style, after
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.branches[0](x)
+        for branch in self.branches[1:]:
+            z = branch(x)
+            if self.style == "iadd":
+                y += z
+            else:
+                y = y + z if self.style == "add" else torch.add(z, y)
+        if self.after == "relu":
+            y = torch.relu(y)
+        return nn.functional.relu6(y, inplace=True) if self.after == "relu6" else y
+
+
+class RandomNet(nn.Module):
+    """Blocks, then a head that gives logits; `input_shape` is (C, H, W)."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        rng = random.Random(seed)
+        torch.manual_seed(seed)
+        self.num_classes = rng.randrange(2, 6)
+        self.input_shape = (rng.randrange(1, 5), rng.randrange(4, 15), rng.randrange(4, 15))
+        shape = self.input_shape
+        blocks = []
+        for _ in range(rng.randrange(1, 6)):
+            block = _block(rng, shape)
+            shape = tuple(block(torch.zeros(1, *shape)).shape[1:])
+            blocks.append(block)
+        self.features = nn.Sequential(*blocks)
+        self.head = rng.choice(("pool", "conv", "flatten"))
+        if self.head != "flatten":
+            self.pool = nn.AdaptiveAvgPool2d(1)
+            num_features = shape[0]
+        else:
+            num_features = shape[0] * shape[1] * shape[2]
+        bias = rng.random() < 0.8
+        if self.head == "conv":
+            self.output: nn.Module = nn.Conv2d(num_features, self.num_classes, 1, bias=bias)
+        else:
+            self.output = nn.Linear(num_features, self.num_classes, bias=bias)
+        _train_some(rng, self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.features(x)
+        if self.head == "flatten":
+            return self.output(torch.flatten(x, 1))
+        x = self.pool(x)
+        if self.head == "conv":
+            x = self.output(x)
+            return x.view(x.shape[0], -1)
+        return self.output(x.view(x.size(0), -1))
+
+
+def _block(rng: random.Random, shape: tuple[int, ...]) -> nn.Module:
+    kind = rng.choice(("chain", "chain", "residual", "residual", "strided", "pool"))
+    channels, height, width = shape
+    if kind == "pool" and min(height, width) >= 3:
+        if rng.random() < 0.3:
+            return nn.AvgPool2d(rng.choice((2, (2, 3))), rng.choice((1, 2)))
+        return nn.MaxPool2d(rng.choice((2, 3, (2, 3))), rng.choice((1, 2)), padding=rng.choice((0, 1)))
+    if kind == "residual":
+        branches = [_chain(rng, channels, channels, before=True) for _ in range(rng.randrange(1, 3))]
+        branches.append(nn.Identity())
+        rng.shuffle(branches)
+        # `+=` must not change the input, which the other branches take.
+        style = rng.choice(("add", "torch.add") + (() if isinstance(branches[0], nn.Identity) else ("iadd",)))
+        return Residual(branches, style=style, after=rng.choice(("", "relu", "relu6")))
+    if kind == "strided":
+        out = rng.randrange(1, MAX_CHANNELS)
+        branches = [_chain(rng, channels, out, stride=2), nn.Conv2d(channels, out, 1, stride=2)]
+        rng.shuffle(branches)
+        return Residual(branches, style=rng.choice(("add", "iadd")), after=rng.choice(("", "relu", "relu6")))
+    kernel = tuple(rng.choice((1, 3, 5)) for _ in range(2)) if rng.random() < 0.3 else (rng.choice((1, 3, 5)),) * 2
+    padding = tuple(rng.randrange(max(0, (k - n + 1) // 2), k // 2 + 2) for k, n in zip(kernel, shape[1:], strict=True))
+    stride = rng.choice((1, 1, 2, (1, 2)))
+    depthwise = channels > 1 and rng.random() < 0.4
+    out = channels if depthwise else rng.randrange(1, MAX_CHANNELS)
+    groups = channels if depthwise else 1
+    conv = nn.Conv2d(channels, out, kernel, stride, padding, groups=groups, bias=rng.random() < 0.7)
+    return nn.Sequential(_scaled(rng, conv), *_activation(rng))
+
+
+def _chain(rng: random.Random, num_in: int, num_out: int, *, stride: int = 1, before: bool = False) -> nn.Sequential:
+    """Return one to three convolutions that keep the size but for `stride`, most with an activation."""
+    layers: list[nn.Module] = []
+    if before and rng.random() < 0.3:
+        layers.append(rng.choice((nn.ReLU, nn.ReLU6))())  # its input has other users: it must not work in place
+    num = rng.randrange(1, 4)
+    channels = num_in
+    for i in range(num):
+        kernel = rng.choice((1, 3, 5))
+        depthwise = channels > 1 and rng.random() < 0.5 and (i < num - 1 or channels == num_out)
+        out = num_out if i == num - 1 else channels if depthwise else rng.randrange(1, MAX_CHANNELS)
+        groups = channels if depthwise and out == channels else 1
+        step = stride if i == 0 else 1
+        conv = nn.Conv2d(channels, out, kernel, step, kernel // 2, groups=groups, bias=rng.random() < 0.7)
+        layers += [_scaled(rng, conv), *(_activation(rng) if i < num - 1 or rng.random() < 0.5 else [])]
+        channels = out
+    return nn.Sequential(*layers)
+
+
+def _activation(rng: random.Random) -> list[nn.Module]:
+    return rng.choice(([], [nn.ReLU(inplace=True)], [nn.ReLU()], [nn.ReLU6(inplace=True)], [nn.ReLU6()]))
+
+
+def _scaled(rng: random.Random, conv: nn.Conv2d) -> nn.Conv2d:
+    """Make some weights so large that ReLU6 reaches 6."""
+    with torch.no_grad():
+        conv.weight.mul_(rng.choice((1.0, 2.0, 4.0)))
+    return conv
+
+
+def _train_some(rng: random.Random, net: nn.Module) -> None:
+    """Set `requires_grad`: all, an end, only weights, only biases, or any parameters; at least one."""
+    parameters = list(net.named_parameters())
+    kind = rng.choice(("full", "end", "weights", "biases", "scattered", "scattered"))
+    first = rng.randrange(len(parameters))
+    for i, (name, parameter) in enumerate(parameters):
+        trained = {
+            "full": True,
+            "end": i >= first,
+            "weights": name.endswith("weight"),
+            "biases": name.endswith("bias"),
+            "scattered": rng.random() < 0.3,
+        }[kind]
+        parameter.requires_grad_(trained)
+    if not any(p.requires_grad for p in net.parameters()):
+        parameters[first][1].requires_grad_(True)
+
+
+def random_variant(rng: random.Random, net: RandomNet) -> Variant:
+    """Return a selection of layers of `net` by names and globs, perhaps only biases, perhaps fractions of channels."""
+    layers = [(name, m) for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    name, layer = rng.choice(layers)
+    globs = {name, rng.choice(("output", "features.*", "*.0*", f"{name[:-1]}?"))} if len(layers) > 2 else {name}
+    globs = {glob if _matched(layers, glob) else "output" for glob in globs}
+    bias_only = layer.bias is not None and rng.random() < 0.3
+    channels = [("*", rng.choice((0.2, 0.5, 1 / 3, 0.7)))] if rng.random() < 0.7 else []
+    if rng.random() < 0.5:
+        channels.append((name, rng.choice((0.4, 0.6, 1.0))))
+    return Variant("layers", 0, tuple(sorted(globs)), bias_only, tuple(channels))
+
+
+def _matched(layers: list[tuple[str, nn.Module]], glob: str) -> bool:
+    return any(fnmatchcase(name, glob) for name, _ in layers)

@@ -1,0 +1,1 @@
+"""The half for the chip: graphs, bytes and C."""

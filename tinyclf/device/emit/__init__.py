@@ -1,0 +1,1 @@
+"""Graph, plan and values -> the files of a C project."""

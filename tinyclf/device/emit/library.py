@@ -1,0 +1,41 @@
+"""Our kernel library as an emitted project holds it: alone, or beside upstream's under names of its own."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from tinyclf.base.resources import resource_dir
+from tinyclf.device.emit.upstream import Linkage, own_symbol, summary
+
+_OF_TILES = ("tiles", "fast")  # folders of sources that only a step on tiles calls
+
+
+def library_files(*, in_tiles: bool, beside_upstream: bool) -> dict[str, bytes]:
+    """Return our library, with what works on tiles if the step is `in_tiles`.
+
+    Beside upstream's, headers lie with the sources, where only these find those of upstream's names, and our functions
+    of upstream's names get names of their own.
+    """
+    library = resource_dir("external/pulp-trainlib")
+    sources = [f for f in library.glob("src/*/*.[ch]") if in_tiles or f.parent.name not in _OF_TILES]
+    files = sorted([*library.glob("include/*.h"), *sources])
+    if not beside_upstream:
+        return {f"trainlib/{f.relative_to(library).as_posix()}": f.read_bytes() for f in files}
+    renaming = b'#include "tcl_own_names.h"\n#line 1\n'
+    return {
+        f"trainlib/src/{f.name}": (renaming if f.match("src/plain/pulp_*.c") else b"") + f.read_bytes() for f in files
+    }
+
+
+def linkage_context(linkage: Linkage) -> dict[str, Any]:
+    """Return what the templates show of upstream's library and of ours beside it."""
+    headers = sorted(resource_dir("external/pulp-trainlib").glob("include/pulp_*.h"))
+    names = [name for h in headers for name in re.findall(r"^void (pulp_\w+)\(void \*", h.read_text(), re.MULTILINE)]
+    return {
+        "home": linkage.upstream.home,
+        "label": linkage.upstream.label,
+        "sources": linkage.sources,
+        "summary": summary(linkage),
+        "renamed": [(name, own_symbol(name)) for name in names],
+    }

@@ -1,0 +1,1 @@
+"""What the linker will place, region by region, and what fits."""

@@ -1,0 +1,142 @@
+"""What a program needs in each memory region of a target: predicted from the plan, and as the linker placed it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tinyclf.device.footprint.tables import plain_bytes, tile_bodies, tile_bytes
+from tinyclf.device.graph.ir import Graph, Role
+from tinyclf.device.memory.plan import MemoryPlan
+from tinyclf.device.memory.report import report
+from tinyclf.device.targets.elf import Elf
+from tinyclf.device.targets.target import Region, Target
+
+_PARAMETERS, _STATE, _ARENA, _SAMPLES = "tcl_parameters", "tcl_state", "arena", ("tcl_samples", "tcl_labels")  # symbols
+_KEPT_FEATURES, _TILES = "tcl_kept_features", "tcl_l1"
+DEPTHWISE_BODIES = "tcl_tile_dw_"
+
+
+@dataclass(frozen=True)
+class RegionUse:
+    """The bytes of a region by what they are for, in a fixed order; None: known only once it is built."""
+
+    name: str
+    num_bytes: int | None  # what the region has; None: as much as wanted
+    parts: tuple[tuple[str, int | None], ...]
+
+    @property
+    def total(self) -> int:
+        """Sum up what is known."""
+        return sum(size for _, size in self.parts if size)
+
+    @property
+    def summary(self) -> str:
+        """Say the parts in a line, without those that are 0."""
+        return ", ".join(f"{name} {size:,}" for name, size in self.parts if size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as JSON types."""
+        parts = {name.replace(", ", "_").replace(" ", "_"): size for name, size in self.parts}
+        return {"region": self.name, "has": self.num_bytes, **parts, "total": self.total}
+
+
+def predict_regions(
+    target: Target,
+    graph: Graph,
+    plan: MemoryPlan,
+    *,
+    num_samples: int | None,
+    num_cores: int | None = None,
+    kept_features_bytes: int = 0,
+) -> tuple[RegionUse, ...]:
+    """Return what each region of `target` will hold.
+
+    Parameters, state, arena, samples and stacks are what will be linked; code and constants are at most what is said.
+    `num_samples` None: they are streamed, by a training run, which may keep features of them (see feature_memory.py).
+    """
+    sums = report(graph, plan)
+    kept = sums.optimizer_state + sums.accumulated_gradients
+    gaps = sums.total - sums.parameters_frozen - sums.parameters_trained - kept - sums.max_live
+    sample_bytes = sum(t.num_bytes for t in graph.tensors_of(Role.INPUT, Role.LABEL))
+    data = (
+        ("parameters, frozen", sums.parameters_frozen),
+        ("parameters, trained", sums.parameters_trained),
+        ("activations", sums.activations_at_peak),
+        ("gradients", sums.gradients_at_peak),
+        ("optimizer state", sums.optimizer_state),
+        ("accumulated gradients", sums.accumulated_gradients),
+        ("buffers", sums.buffers_at_peak),
+        ("gaps", gaps),
+        ("samples", (num_samples or 0) * sample_bytes),
+        *((("kept features", kept_features_bytes),) if kept_features_bytes else ()),
+        ("code and constants", code_bound(target, graph, plan, is_run=num_samples is None)),
+    )
+    tiles = () if target.tile_bytes is None else (("tiles", target.tile_bytes),)
+    uses = []
+    for i, region in enumerate(target.regions):
+        stack = ("stack", _stack(region, target, num_cores))
+        own = tiles if region.name == (target.tile_region or target.regions[0].name) else ()
+        uses.append(RegionUse(region.name, region.num_bytes, (*(data if i == 0 else ()), *own, stack)))
+    return tuple(uses)
+
+
+def _stack(region: Region, target: Target, num_cores: int | None) -> int:
+    return region.stack_bytes + region.core_stack_bytes * (num_cores or target.num_cores)
+
+
+def code_bound(target: Target, graph: Graph, plan: MemoryPlan, *, is_run: bool) -> int | None:
+    """Return the most bytes that code and constants take on `target`; None: not known before it is built.
+
+    Tables are counted, code is bounded. `is_run`: of a training run on streamed samples, in place of single steps.
+    """
+    bound = target.code
+    if bound is None:
+        return None
+    more = (bound.training_run if is_run else 0) + (bound.rule if graph.reads_rule else 0)
+    if target.tile_bytes is None:
+        num_kernels = len({call.kernel for call in graph.calls})
+        return more + bound.base + bound.kernel * num_kernels + plain_bytes(graph, plan, is_run=is_run)
+    if bound.tiles is None:
+        return None
+    bodies = tile_bodies(graph, plan, is_run=is_run)
+    num_depthwise = sum(body.startswith(DEPTHWISE_BODIES) for body in bodies)
+    code = bound.tiles.base + bound.tiles.body * len(bodies) + bound.tiles.depthwise * num_depthwise
+    return more + code + tile_bytes(graph, plan, is_run=is_run)
+
+
+def linked_regions(target: Target, elf: Elf) -> tuple[RegionUse, ...]:
+    """Return what the linker placed in each region of `target`; constants include tables and padding."""
+    uses = []
+    size = elf.symbol_bytes.get(_TILES)
+    tiles = () if size is None else (("tiles", size),)
+    for i, region in enumerate(target.regions):
+        own = tiles if region.name == (target.tile_region or target.regions[0].name) else ()
+        sections = [s for s in elf.sections if _lies_in(s.address, region)]
+        used = sum(s.num_bytes for s in sections)
+        if region.origin is not None and sections:
+            used = sections[-1].address + sections[-1].num_bytes - region.origin
+        stack = sum(s.num_bytes for s in sections if s.name in (".stacks", ".fc_stack"))
+        if i > 0:
+            rest = used - sum(size for _, size in own)
+            uses.append(RegionUse(region.name, region.num_bytes, (*own, ("stack", rest))))
+            continue
+        code = sum(s.num_bytes for s in sections if s.is_code)
+        data = (
+            ("parameters", elf.symbol_bytes.get(_PARAMETERS, 0)),
+            ("state", elf.symbol_bytes.get(_STATE, 0)),
+            ("arena", elf.symbol_bytes.get(_ARENA, 0)),
+            ("samples", sum(elf.symbol_bytes.get(name, 0) for name in _SAMPLES)),
+            *((("kept features", elf.symbol_bytes[_KEPT_FEATURES]),) if _KEPT_FEATURES in elf.symbol_bytes else ()),
+            ("code", code),
+            *own,
+        )
+        rest = used - stack - sum(size for _, size in data)
+        uses.append(RegionUse(region.name, region.num_bytes, (*data, ("constants", rest), ("stack", stack))))
+    return tuple(uses)
+
+
+def _lies_in(address: int, region: Region) -> bool:
+    if region.origin is None or region.num_bytes is None:
+        return True
+    return region.origin <= address < region.origin + region.num_bytes

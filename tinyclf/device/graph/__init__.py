@@ -1,0 +1,1 @@
+"""A training step as plain values: Tensor, Node, Call, Graph; no torch."""

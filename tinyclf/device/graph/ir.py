@@ -1,0 +1,199 @@
+"""The device half's nouns: Tensor, Node, Call and the Graph they make, as plain values; no algorithm, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from math import prod
+
+from tinyclf.recipe.update_rule import UpdateRule
+
+DTYPE_BYTES = {"float32": 4}
+
+
+class Role(Enum):
+    """What a tensor is for; it decides where its bytes are counted."""
+
+    INPUT = "input"
+    LABEL = "label"
+    PARAMETER = "parameter"
+    ACTIVATION = "activation"
+    GRADIENT = "gradient"
+    SCRATCH = "scratch"
+    STATE = "optimizer state"  # kept from step to step, zero before the first
+    ACCUMULATED = "accumulated gradient"  # kept from step to step of a batch
+
+
+PERSISTENT = (Role.STATE, Role.ACCUMULATED)  # in a block of their own, not in the arena
+
+
+class Phase(Enum):
+    """The part of a training step that a call belongs to."""
+
+    FORWARD = "forward"
+    LOSS = "loss"
+    BACKWARD = "backward"
+    UPDATE = "update"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A value in memory. Shapes have no batch dimension: (C, H, W) for images, as in PULP-TrainLib's CHW layout."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+    dtype: str = "float32"
+    trained: bool = False  # parameters only
+    trained_channels: int | None = None  # of a trained parameter: so many of its leading rows; None: all
+    part_of: str | None = None  # a block of rows of a gradient that is nowhere whole: the name of the whole
+
+    @property
+    def num_elements(self) -> int:
+        """Count elements."""
+        return prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        """Count bytes, without padding."""
+        return self.num_elements * DTYPE_BYTES[self.dtype]
+
+    @property
+    def trained_shape(self) -> tuple[int, ...]:
+        """Return the shape of what is trained of a trained parameter: its leading rows, or all of it."""
+        return self.shape if self.trained_channels is None else (self.trained_channels, *self.shape[1:])
+
+    @property
+    def trained_bytes(self) -> int:
+        """Count the bytes that are trained, without padding."""
+        return prod(self.trained_shape) * DTYPE_BYTES[self.dtype] if self.trained else 0
+
+
+@dataclass(frozen=True)
+class BlobOf:
+    """A field of an args struct that points to the blob of a tensor and its gradient.
+
+    `gradient` names the tensor that holds it; None: the one called `gradient_name(tensor)`, if the graph has it in
+    that size. With `channels` the blob is only so many channels of both, from `first` on: a piece of their arrays. A
+    gradient tensor that has only these channels is taken from its beginning.
+    """
+
+    tensor: str
+    gradient: str | None = None
+    channels: int | None = None
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class DataOf:
+    """A field of an args struct that points to the data of a tensor, from the channel `first` on."""
+
+    tensor: str
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class RuleOf:
+    """A field of an args struct that points to the graph's update rule."""
+
+
+Field = BlobOf | DataOf | RuleOf | int | float | None
+
+
+@dataclass(frozen=True)
+class Node:
+    """One layer instance: one args struct in C. Fields that are not named are zero."""
+
+    name: str
+    struct: str
+    fields: tuple[tuple[str, Field], ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel call: one step of time.
+
+    `fork` says that the kernel is a body which the caller runs on every core; others fork by themselves or run on one
+    core. A tensor in both `reads` and `writes` is worked on in place.
+    """
+
+    kernel: str
+    node: str
+    phase: Phase
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    fork: bool = False
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One training step. `outputs` can still be read when it is over.
+
+    `rule` is how weights are updated, None where nothing is. If its batch is more than 1, the update calls are the last
+    ones, and only every batch-th step does them.
+    """
+
+    tensors: tuple[Tensor, ...]
+    nodes: tuple[Node, ...]
+    calls: tuple[Call, ...]
+    outputs: tuple[str, ...] = ()
+    rule: UpdateRule | None = None
+
+    @property
+    def num_calls_within_batch(self) -> int:
+        """Count the calls of a step that does not complete a batch."""
+        if self.rule is None or self.rule.batch == 1:
+            return len(self.calls)
+        return sum(call.phase is not Phase.UPDATE for call in self.calls)
+
+    @property
+    def reads_rule(self) -> bool:
+        """Tell whether a call reads the settings of the update at run time."""
+        return any(isinstance(field, RuleOf) for node in self.nodes for _, field in node.fields)
+
+    @cached_property
+    def by_name(self) -> dict[str, Tensor]:
+        """Return the tensors by name."""
+        return {t.name: t for t in self.tensors}
+
+    def tensors_of(self, *roles: Role) -> list[Tensor]:
+        """Return the tensors of some roles, in order."""
+        return [t for t in self.tensors if t.role in roles]
+
+
+def gradient_name(tensor: str) -> str:
+    """Return the name of the tensor that holds the loss's gradient by `tensor`."""
+    return f"{tensor}.grad"
+
+
+def check(graph: Graph) -> None:
+    """Assert that names are unique and known, and that nothing is read before it is written.
+
+    Inputs, labels, parameters and what is kept from step to step hold values before the first call.
+    """
+    assert len(graph.by_name) == len(graph.tensors), "two tensors share a name"
+    nodes = {n.name: n for n in graph.nodes}
+    assert len(nodes) == len(graph.nodes), "two nodes share a name"
+    for node in graph.nodes:
+        for field, value in node.fields:
+            if isinstance(value, BlobOf | DataOf):
+                assert value.tensor in graph.by_name, f"{node.name}.{field}: unknown tensor {value.tensor}"
+            if isinstance(value, BlobOf) and value.gradient:
+                assert value.gradient in graph.by_name, f"{node.name}.{field}: unknown tensor {value.gradient}"
+            if isinstance(value, BlobOf) and value.channels is not None:
+                end = value.first + value.channels
+                assert 0 <= value.first < end <= graph.by_name[value.tensor].shape[0], f"{node.name}.{field}: channels"
+    sample_calls = graph.calls[: graph.num_calls_within_batch]
+    assert len(sample_calls) == len(graph.calls) or all(c.phase is not Phase.UPDATE for c in sample_calls), (
+        "an update call stands before the end of the batch"
+    )
+    written = {t.name for t in graph.tensors_of(Role.INPUT, Role.LABEL, Role.PARAMETER, *PERSISTENT)}
+    for call in graph.calls:
+        assert call.node in nodes, f"{call.kernel}: unknown node {call.node}"
+        for name in (*call.reads, *call.writes):
+            assert name in graph.by_name, f"{call.kernel} of {call.node}: unknown tensor {name}"
+        for name in call.reads:
+            assert name in written, f"{call.kernel} of {call.node} reads {name} before it is written"
+        written.update(call.writes)
+    assert written >= set(graph.outputs), "an output is never written"

@@ -1,0 +1,143 @@
+"""A net as calls of modules, each call of a module of its own: what the device half lowers and its reference runs."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from tinyclf.base.errors import Unsupported
+
+
+class Add(nn.Module):
+    """The sum of two tensors; `inplace` says that the net's own code overwrites the first."""
+
+    def __init__(self, *, inplace: bool = False) -> None:
+        super().__init__()
+        self.inplace = inplace
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Return first + second."""
+        return first + second
+
+
+# What a function or method of a tensor is as a module; keyword arguments go to the module.
+_MODULES: dict[Any, Callable[..., nn.Module]] = {
+    operator.add: Add,
+    operator.iadd: lambda: Add(inplace=True),
+    torch.add: Add,
+    "add": Add,
+    "add_": lambda: Add(inplace=True),
+    torch.relu: nn.ReLU,
+    nn.functional.relu: nn.ReLU,
+    nn.functional.relu6: nn.ReLU6,
+    "relu": nn.ReLU,
+    "relu_": lambda: nn.ReLU(inplace=True),
+    torch.flatten: lambda start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim),
+}
+
+
+def as_module_calls(model: nn.Module) -> fx.GraphModule:
+    """Return `model` as a graph of module calls, whose modules are the model's own under their own names.
+
+    A function that a module does the same as becomes a call of that module, named like fx's node; a module without
+    parameters that is called again becomes another one ("relu", "relu_2"). All other calls stay as they are.
+
+    Raises:
+        Unsupported: the net cannot be traced, for instance because it branches on values.
+    """
+    traced = _trace(model)
+    called: set[str] = set()
+    for node in list(traced.graph.nodes):
+        if node.op in ("call_function", "call_method"):
+            module = _as_module(node)
+            if module is not None:
+                operands = tuple(a for a in node.args if isinstance(a, fx.Node))
+                _call(traced, node, _unused(traced, node.name), module, operands)
+        elif node.op == "call_module":
+            module = traced.get_submodule(node.target)
+            if node.target in called and next(module.parameters(), None) is None:
+                _call(traced, node, _unused(traced, node.target), copy.deepcopy(module), node.args)
+            called.add(node.target)
+    traced.recompile()
+    return traced
+
+
+def _trace(model: nn.Module) -> fx.GraphModule:
+    try:
+        return fx.symbolic_trace(model)
+    except Exception as error:  # whatever the net's own code does with a stand-in for its input
+        raise Unsupported(f"{type(model).__name__} cannot be traced by torch.fx: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+def _as_module(node: fx.Node) -> nn.Module | None:
+    """Return the module that does the same as a function's call, or None if there is none."""
+    make = _MODULES.get(node.target)
+    others = [a for a in node.args if not isinstance(a, fx.Node)]
+    if make is None or len(node.args) - len(others) != (2 if make in _SUMS else 1):
+        return None
+    try:
+        return make(*others, **node.kwargs)
+    except TypeError:  # an argument that the module has none for
+        return None
+
+
+_SUMS = {make for target, make in _MODULES.items() if isinstance(make(), Add)}
+
+
+def _unused(traced: fx.GraphModule, name: str) -> str:
+    """Return a name that no module has yet."""
+    names = {n for n, _ in traced.named_modules()}
+    holder = traced.get_submodule(name.rpartition(".")[0])
+    candidate, number = name, 2
+    while candidate in names or hasattr(holder, candidate.rpartition(".")[2]):
+        candidate = f"{name}_{number}"
+        number += 1
+    return candidate
+
+
+def _call(traced: fx.GraphModule, node: fx.Node, name: str, module: nn.Module, operands: tuple[Any, ...]) -> None:
+    """Put a call of `module`, added as `name`, in the place of `node`."""
+    traced.add_submodule(name, module.train(traced.training))
+    with traced.graph.inserting_after(node):
+        call = traced.graph.call_module(name, operands)
+    node.replace_all_uses_with(call)
+    traced.graph.erase_node(node)
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a graph and keeps the shape of each tensor, by the name of its node."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.extra_traceback = False
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            self.shapes[n.name] = tuple(result.shape)
+        return result
+
+
+def shapes(traced: fx.GraphModule, input_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each node's tensor, with a batch of one, by the node's name; nothing is computed.
+
+    Raises:
+        Unsupported: the net does not run on an input of `input_shape`.
+    """
+    interpreter = _Shapes(copy.deepcopy(traced).to("meta"))
+    try:
+        interpreter.run(torch.empty(1, *input_shape, device="meta"))
+    except Exception as error:  # whatever the net's layers say of shapes that they do not take
+        size = "x".join(str(n) for n in input_shape)
+        raise Unsupported(f"the net does not run on an input of {size}: {_first_line(error)}") from error
+    return interpreter.shapes

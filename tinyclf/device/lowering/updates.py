@@ -1,0 +1,122 @@
+"""The update of each trained parameter as calls: in the backward pass, or behind it for a batch or a clipped gradient.
+
+Nothing is kept that the rule does not need: plain SGD has no state, a batch of one accumulates nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tinyclf.device.graph.ir import BlobOf, Call, DataOf, Field, Node, Phase, Role, RuleOf, Tensor, gradient_name
+from tinyclf.device.lowering.layers import Lowered
+from tinyclf.recipe.update_rule import UpdateRule
+
+NUM_NORM_BLOCKS = 16  # TCL_NORM_BLOCKS of tcl_update_fp32.h
+
+_STATE_FIELDS = ("first", "second")  # of struct tcl_update_args
+
+
+def state_names(rule: UpdateRule, parameter: str) -> tuple[str, ...]:
+    """Return the names of the tensors that the optimizer keeps for a parameter."""
+    if rule.optimizer == "adam":
+        return f"{parameter}.mean", f"{parameter}.mean_square"
+    return (f"{parameter}.momentum",) if rule.momentum else ()
+
+
+def _trained_part(parameter: Tensor, gradient: str | None = None) -> BlobOf:
+    """Return the blob of what is trained of a parameter: its leading channels, or all of it."""
+    return BlobOf(parameter.name, gradient, parameter.trained_channels)
+
+
+class Updates:
+    """The updates of a net, written layer by layer as its gradients come."""
+
+    def __init__(self, rule: UpdateRule) -> None:
+        self.rule = rule
+        self.tensors: dict[str, Tensor] = {}  # states, accumulated gradients and sums of squares, by name
+        self.nodes: dict[str, Node] = {}
+        self._waiting: list[Tensor] = []  # parameters whose update comes last
+
+    def after(self, layer: Lowered) -> list[Call]:
+        """Return the calls that follow the backward pass of `layer`, whose input gradient needs the old weights."""
+        if self.rule.is_plain:
+            return [self._descend(layer)]
+        if not self.rule.updates_at_end:
+            return [self._update(p, gradient_name(p.name)) for p in layer.trained]
+        self._waiting += layer.trained
+        return [self._accumulate(p) for p in layer.trained if self.rule.batch > 1]
+
+    def at_end(self) -> list[Call]:
+        """Return the calls that follow the last gradient of a batch."""
+        gradients = [self._waiting_gradient(p) for p in self._waiting]
+        pairs = list(zip(self._waiting, gradients, strict=True))
+        return [*self._clip(pairs), *(self._update(p, gradient) for p, gradient in pairs)]
+
+    def _waiting_gradient(self, parameter: Tensor) -> str:
+        return f"{parameter.name}.accumulated" if self.rule.batch > 1 else gradient_name(parameter.name)
+
+    def _node(self, name: str, struct: str, *fields: tuple[str, Field]) -> str:
+        self.nodes[name] = Node(name, struct, fields)
+        return name
+
+    def _descend(self, layer: Lowered) -> Call:
+        """Update all trained parameters of a layer with upstream's function."""
+        first, *second = layer.trained  # to the kernel any parameter can be the weights or the biases
+        more: tuple[tuple[str, Field], ...] = ()
+        if second:
+            more = (("biases", _trained_part(second[0])), ("use_biases", 1))
+        node = self._node(
+            f"{layer.name}.sgd",
+            "optim_args",
+            ("weights", _trained_part(first)),
+            ("learning_rate", self.rule.learning_rate),
+            ("weight_decay_lambda", self.rule.weight_decay),
+            *more,
+        )
+        names = tuple(p.name for p in layer.trained)
+        reads = (*names, *(gradient_name(n) for n in names))
+        return Call("pulp_gradient_descent_fp32", node, Phase.UPDATE, reads, names, fork=True)
+
+    def _accumulate(self, parameter: Tensor) -> Call:
+        total = self._waiting_gradient(parameter)
+        self.tensors[total] = Tensor(total, parameter.trained_shape, Role.ACCUMULATED)
+        node = self._node(
+            f"{parameter.name}.accumulate",
+            "tcl_accumulate_args",
+            ("weights", _trained_part(parameter)),
+            ("sum", DataOf(total)),
+            ("rule", RuleOf()),
+        )
+        reads = (gradient_name(parameter.name), total)
+        return Call("tcl_accumulate_fp32", node, Phase.BACKWARD, reads, (total,), fork=True)
+
+    def _clip(self, pairs: Sequence[tuple[Tensor, str]]) -> list[Call]:
+        """Return the calls that lower the rule's scale of gradients where their norm is too large."""
+        if not self.rule.clip:
+            return []
+        sums = Tensor("squared_norms", (len(pairs), NUM_NORM_BLOCKS), Role.SCRATCH)
+        self.tensors[sums.name] = sums
+        calls = []
+        for i, (parameter, gradient) in enumerate(pairs):
+            blob = _trained_part(parameter, gradient)
+            fields: tuple[tuple[str, Field], ...] = (("weights", blob), ("sums", DataOf(sums.name)), ("index", i))
+            node = self._node(f"{parameter.name}.norm", "tcl_norm_args", *fields)
+            calls.append(Call("tcl_squared_norm_fp32", node, Phase.UPDATE, (gradient,), (sums.name,), fork=True))
+        fields = (("sums", DataOf(sums.name)), ("num_sums", sums.num_elements), ("rule", RuleOf()))
+        node = self._node("update.clip", "tcl_clip_args", *fields)
+        return [*calls, Call("tcl_clip_fp32", node, Phase.UPDATE, (sums.name,), ())]
+
+    def _update(self, parameter: Tensor, gradient: str) -> Call:
+        """Update one parameter by `gradient`, which may be a batch's sum."""
+        states = state_names(self.rule, parameter.name)
+        self.tensors |= {name: Tensor(name, parameter.trained_shape, Role.STATE) for name in states}
+        node = self._node(
+            f"{parameter.name}.update",
+            "tcl_update_args",
+            ("weights", _trained_part(parameter, gradient)),
+            *((field, DataOf(name)) for field, name in zip(_STATE_FIELDS, states, strict=False)),
+            ("rule", RuleOf()),
+        )
+        kernel = "tcl_adam_fp32" if self.rule.optimizer == "adam" else "tcl_sgd_fp32"
+        reads = (parameter.name, gradient, *states)
+        return Call(kernel, node, Phase.UPDATE, reads, (parameter.name, *states), fork=True)

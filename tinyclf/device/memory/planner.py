@@ -1,0 +1,34 @@
+"""Graph -> MemoryPlan: parameters and state in rows, everything else in one arena."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tinyclf.device.graph.ir import PERSISTENT, Graph, Role, Tensor
+from tinyclf.device.memory.check import check_plan
+from tinyclf.device.memory.placement import aligned, lifetimes, max_live, peak_of, place
+from tinyclf.device.memory.plan import MemoryPlan
+
+
+def plan_memory(graph: Graph) -> MemoryPlan:
+    """Place every tensor of `graph` in one arena, greedily, parameters and state behind each other; then check it."""
+    spans = lifetimes(graph)
+    bound = max_live(spans)
+    placements = place(spans, bound)
+    # Frozen ones last, and before these what is frozen in part: each kind is one block.
+    in_order = sorted(graph.tensors_of(Role.PARAMETER), key=lambda t: (not t.trained, t.trained_channels is not None))
+    parameters, parameter_bytes = _in_a_row(in_order)
+    state, state_bytes = _in_a_row(graph.tensors_of(*PERSISTENT))
+    arena_bytes = aligned(peak_of(placements))
+    plan = MemoryPlan(placements, parameters, arena_bytes, parameter_bytes, bound, state, state_bytes)
+    check_plan(graph, plan)
+    return plan
+
+
+def _in_a_row(tensors: Iterable[Tensor]) -> tuple[tuple[tuple[str, int], ...], int]:
+    """Place tensors behind each other; return the offset of each by name, and the bytes of all."""
+    offsets, end = [], 0
+    for tensor in tensors:
+        offsets.append((tensor.name, end))
+        end = aligned(end + tensor.num_bytes)
+    return tuple(offsets), end

@@ -1,0 +1,165 @@
+"""Updates fused with gradients: Graph -> Graph in which a large weight gradient is nowhere whole.
+
+A layer's weight gradient is read by its update alone, where nothing waits for the end of a batch. Its rows are then
+computed block by block, each block followed by its update, in a buffer of one block. All values are the same bits. Only
+gradients that are live when most bytes are live are cut: each block costs entries in the emitted tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from tinyclf.device.graph.ir import BlobOf, Call, DataOf, Field, Graph, Node, Phase, Tensor, check, gradient_name
+from tinyclf.device.memory.placement import Placement, lifetimes, max_live, peak_of, place
+
+TABLE_BYTES = 256  # about what a block costs in tables: two nodes, two calls, three blobs
+
+# Kernels of weight gradients whose rows, output channels, can be computed apart from the whole of the input.
+_BY_ROWS = (
+    "pulp_conv_pw_fp32_bw_param_grads_cl",
+    "pulp_conv2d_fp32_bw_param_grads_cl",
+    "pulp_linear_fp32_bw_param_grads_cl",
+)
+
+
+_PARAMETERS = ("weights", "biases")  # fields of the structs of updates
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The call of a weight gradient and the calls that update by what it writes, each by its index in the graph."""
+
+    gradient: int
+    updates: tuple[int, ...]
+
+
+def fuse_updates(graph: Graph) -> Graph:
+    """Return the step in a smaller arena, where cutting weight gradients into blocks gives one; checked."""
+    best, best_placed = graph, _placed(graph)
+    tried: set[str] = set()
+    while pair := _next_pair(best, best_placed, tried):
+        tried.update(best.calls[pair.gradient].writes)
+        cut = _cut(best, pair)
+        placed = _placed(cut)
+        num_blocks = (len(cut.nodes) - len(best.nodes)) // 2
+        if peak_of(best_placed) - peak_of(placed) > TABLE_BYTES * num_blocks:
+            best, best_placed = cut, placed
+    check(best)
+    return best
+
+
+def _placed(graph: Graph) -> tuple[Placement, ...]:
+    spans = lifetimes(graph)
+    return place(spans, max_live(spans))
+
+
+def _next_pair(graph: Graph, placed: tuple[Placement, ...], tried: set[str]) -> _Pair | None:
+    """Return a pair not yet tried: of those whose gradient lives beside what ends the arena, or of all, the largest."""
+    peak = peak_of(placed)
+    highest = [p for p in placed if p.end == peak]
+    beside = {p.tensor.name for p in placed for h in highest if p.first < h.stop and h.first < p.stop}
+    pairs = []
+    for pair in _pairs(graph):
+        gradients = set(graph.calls[pair.gradient].writes)
+        if not gradients & tried:
+            num_bytes = sum(graph.by_name[name].num_bytes for name in gradients)
+            pairs.append((bool(gradients & beside), num_bytes, pair))
+    return max(pairs, key=lambda p: p[:2])[2] if pairs else None
+
+
+def _pairs(graph: Graph) -> Iterator[_Pair]:
+    for i, call in enumerate(graph.calls):
+        if call.kernel not in _BY_ROWS or graph.by_name[call.writes[0]].part_of:
+            continue
+        readers = [j for j, other in enumerate(graph.calls) if set(other.reads) & set(call.writes)]
+        waits = graph.rule is not None and graph.rule.updates_at_end
+        if readers and not waits and all(graph.calls[j].phase is Phase.UPDATE for j in readers):
+            yield _Pair(i, tuple(readers))
+
+
+def _cut(graph: Graph, pair: _Pair) -> Graph:
+    """Return the step with the gradient of `pair` computed and used in blocks of rows."""
+    call = graph.calls[pair.gradient]
+    gradients = [graph.by_name[name] for name in call.writes]
+    num_rows = gradients[0].shape[0]
+    num_blocks = max(1, min(num_rows, round((sum(g.num_bytes for g in gradients) / TABLE_BYTES) ** 0.5)))
+    bounds = [num_rows * i // num_blocks for i in range(num_blocks + 1)]
+    nodes = {node.name: node for node in graph.nodes}
+    tensors = [t for t in graph.tensors if t not in gradients]
+    calls = _updates(graph, pair, nodes, {g.name: g for g in gradients}, None)
+    for start, stop in pairwise(bounds):
+        blocks = {g.name: _block(g, start, stop) for g in gradients}
+        tensors += blocks.values()
+        calls.append(_gradient_of_rows(call, nodes, blocks, start))
+        calls += _updates(graph, pair, nodes, blocks, start)
+    last = max(pair.updates)
+    between = [c for i, c in enumerate(graph.calls[:last]) if i not in (pair.gradient, *pair.updates)]
+    after = [*between, *calls, *graph.calls[last + 1 :]]
+    used = {c.node for c in after}
+    kept = tuple(node for node in nodes.values() if node.name in used)
+    return replace(graph, tensors=tuple(tensors), nodes=kept, calls=tuple(after))
+
+
+def _block(gradient: Tensor, start: int, stop: int) -> Tensor:
+    name = f"{gradient.name}.rows{start}"
+    return replace(gradient, name=name, shape=(stop - start, *gradient.shape[1:]), part_of=gradient.name)
+
+
+def _gradient_of_rows(call: Call, nodes: dict[str, Node], blocks: Mapping[str, Tensor], start: int) -> Call:
+    """Return the call that computes `blocks` of its gradients, which begin at row `start`; its node goes to `nodes`."""
+    node = nodes[call.node]
+    num_rows = next(iter(blocks.values())).shape[0]
+
+    def field(value: Field, name: str) -> Field:
+        if not isinstance(value, BlobOf) or name == "input":
+            return value
+        block = blocks.get(value.gradient or gradient_name(value.tensor))
+        gradient = block.name if block else value.gradient
+        return replace(value, gradient=gradient, channels=num_rows, first=start)
+
+    rows = Node(f"{node.name}.rows{start}", node.struct, tuple((n, field(v, n)) for n, v in node.fields))
+    nodes[rows.name] = rows
+    return replace(call, node=rows.name, writes=tuple(blocks[name].name for name in call.writes))
+
+
+def _updates(
+    graph: Graph, pair: _Pair, nodes: dict[str, Node], blocks: Mapping[str, Tensor], start: int | None
+) -> list[Call]:
+    parts = (_update(graph.calls[i], nodes, blocks, start) for i in pair.updates)
+    return [call for call in parts if call]
+
+
+def _update(call: Call, nodes: dict[str, Node], blocks: Mapping[str, Tensor], start: int | None) -> Call | None:
+    """Return the part of an update that `blocks`, which begin at row `start`, are for; None if there is none.
+
+    With `start` None: the part that they are not for. The call's node is added to `nodes`.
+    """
+    node = nodes[call.node]
+    fields = dict(node.fields)
+    fields.pop("use_biases", None)
+    blobs = [value for name in _PARAMETERS if isinstance(value := fields.pop(name, None), BlobOf)]
+    names = [blob.gradient or gradient_name(blob.tensor) for blob in blobs]
+    states = [name for name in call.reads if name not in names and name not in {blob.tensor for blob in blobs}]
+    if start is None:
+        chosen = [(blob, name) for blob, name in zip(blobs, names, strict=True) if name not in blocks]
+        part = "rest"
+    else:
+        chosen = [
+            (replace(blob, gradient=block.name, channels=block.shape[0], first=start), block.name)
+            for blob, name in zip(blobs, names, strict=True)
+            if (block := blocks.get(name))
+        ]
+        fields = {name: replace(v, first=start) if isinstance(v, DataOf) else v for name, v in fields.items()}
+        part = f"rows{start}"
+    if not chosen:
+        return None
+    given: list[tuple[str, Field]] = [(name, blob) for name, (blob, _) in zip(_PARAMETERS, chosen, strict=False)]
+    more: list[tuple[str, Field]] = [("use_biases", 1)] if len(chosen) > 1 else []
+    nodes[f"{node.name}.{part}"] = Node(f"{node.name}.{part}", node.struct, (*given, *more, *fields.items()))
+    parameters, gradients = [blob.tensor for blob, _ in chosen], [name for _, name in chosen]
+    written = [name for name in call.writes if name in states]
+    return replace(
+        call, node=f"{node.name}.{part}", reads=(*parameters, *gradients, *states), writes=(*parameters, *written)
+    )

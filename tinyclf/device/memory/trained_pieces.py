@@ -1,0 +1,36 @@
+"""What of the parameters goes into the weights file of a training run: the trained pieces, one behind the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tinyclf.device.graph.ir import Graph, Role
+from tinyclf.device.memory.plan import MemoryPlan
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of the block of parameters, in bytes."""
+
+    offset: int
+    num_bytes: int
+
+
+def trained_segments(graph: Graph, plan: MemoryPlan) -> list[Segment]:
+    """Return all that is trained in whole as one piece, then the trained part of each parameter that is not."""
+    parameters = graph.tensors_of(Role.PARAMETER)
+    parts = [Segment(plan.offsets[t.name], t.trained_bytes) for t in parameters if t.trained_channels is not None]
+    rest = [plan.offsets[t.name] for t in parameters if not t.trained or t.trained_channels is not None]
+    whole = Segment(0, min(rest, default=plan.parameter_bytes))
+    return [*([whole] if whole.num_bytes else []), *sorted(parts, key=lambda s: s.offset)]
+
+
+def file_offset(segments: Iterable[Segment], offset: int) -> int:
+    """Return where among the weights of the file that begins which lies at `offset` of the parameters."""
+    end = 0
+    for segment in segments:
+        if segment.offset <= offset < segment.offset + segment.num_bytes:
+            return end + offset - segment.offset
+        end += segment.num_bytes
+    raise AssertionError(f"no segment holds the offset {offset}")

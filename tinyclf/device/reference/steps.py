@@ -1,0 +1,270 @@
+"""The same training steps in PyTorch, in double precision, and how far an array is from its reference."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tinyclf.device.lowering.tracing import as_module_calls
+from tinyclf.recipe.channels import partial_parameters
+from tinyclf.recipe.update_rule import UpdateRule
+
+Arrays = Mapping[str, NDArray[Any]]
+
+LOGITS, LOSS = "logits", "loss"  # the names of a step's outputs
+
+
+class _Kink(nn.Module):
+    """A layer whose derivative jumps, and which takes the device's side at the jump.
+
+    An input that rounding may put on either side makes the gradient jump: neither side is wrong. Such a tie, nearer to
+    the jump than tie * max|x|, is resolved as the device did; all else as torch does.
+    """
+
+    def __init__(self, tie: float) -> None:
+        super().__init__()
+        self.tie = tie
+        self.device: torch.Tensor | None = None  # what the device reported, for the next forward pass
+        self.result = torch.zeros(0)  # what `device` should be
+        self.num_ties = 0  # that the device resolved in another way than torch
+
+    def _resolve(self, ours: torch.Tensor, theirs: torch.Tensor, is_tie: torch.Tensor) -> torch.Tensor:
+        self.num_ties += int((is_tie & (ours != theirs)).sum())
+        return torch.where(is_tie, theirs, ours)
+
+
+class _ReLU(_Kink):
+    """ReLU, or with `upper` ReLU6; the device reports its output."""
+
+    def __init__(self, tie: float, upper: float = math.inf) -> None:
+        super().__init__(tie)
+        self.upper = upper
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        passes = (x > 0) & (x < self.upper)
+        if self.device is not None and self.device.shape == x.shape[1:]:
+            margin = self.tie * x.abs().max()
+            is_tie = (x.abs() <= margin) | ((x - self.upper).abs() <= margin)
+            passes = self._resolve(passes, (self.device > 0) & (self.device < self.upper), is_tie)
+        y = torch.where(passes, x, x.detach().clamp(0, self.upper))
+        self.result = y.detach()[0]
+        return y
+
+
+class _MaxPool(_Kink):
+    """Maximum pooling of whole windows; the device reports its input, whose first maximum it takes."""
+
+    def __init__(self, tie: float, module: nn.MaxPool2d) -> None:
+        super().__init__(tie)
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.result = x.detach()[0]
+        seen = x.detach()
+        if self.device is not None and self.device.shape == x.shape[1:]:
+            seen = self.device[None].to(x.dtype)
+        chosen, ours = (self._places(values) for values in (seen, x.detach()))
+        flat = x.flatten(2)
+        mine, theirs = (flat.gather(2, places.flatten(2)) for places in (ours, chosen))
+        is_tie = (mine - theirs).abs() <= self.tie * x.abs().max()
+        resolved = self._resolve(ours.flatten(2), chosen.flatten(2), is_tie)
+        return flat.gather(2, resolved).view(ours.shape)
+
+    def _places(self, values: torch.Tensor) -> torch.Tensor:
+        """Return for each window the place of its first maximum in the plane, row by row."""
+        m = self.module
+        found = nn.functional.max_pool2d(values, m.kernel_size, m.stride, m.padding, return_indices=True)
+        places: torch.Tensor = found[1]
+        return places
+
+
+def _kink(module: nn.Module, tie: float) -> _Kink:
+    """Return the layer that stands for `module`."""
+    if isinstance(module, nn.MaxPool2d):
+        return _MaxPool(tie, module)
+    return _ReLU(tie, upper=6.0 if isinstance(module, nn.ReLU6) else math.inf)
+
+
+def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return torch's cross entropy of `logits` (classes) and `target` (classes), probabilities.
+
+    Where a prediction is nearly certain torch's own rounds loss and gradient to noise, even in double precision
+    (1 - probability below 1e-16, as trained classifiers reach); summing the other classes apart keeps them.
+    """
+    largest = int(logits.argmax())
+    others = torch.arange(len(logits)) != largest
+    z = logits[others] - logits[largest]
+    return target.sum() * torch.log1p(z.exp().sum()) - (target[others] * z).sum()
+
+
+LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "mse": nn.functional.mse_loss,
+}
+
+
+class TrainedParts:
+    """What is trained of a model: parameters, or the leading rows of one that is trained in part.
+
+    `parts` are leaves of their own, by the parameters' names, which share the memory of the model's: an optimizer of
+    them changes the model, and knows nothing of what is frozen.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        limits = partial_parameters(model)
+        self._whole = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parts = {
+            name: nn.Parameter(p.detach()[: limits[name]]) if name in limits else p for name, p in self._whole.items()
+        }
+
+    def take_gradients(self) -> None:
+        """Give each part its part of the gradient that the model's parameter has, and of that no other."""
+        for name, part in self.parts.items():
+            grad = self._whole[name].grad
+            if grad is not None:
+                part.grad = grad[: len(part)] if part is not self._whole[name] else grad
+
+
+def _set(parameters: Mapping[str, nn.Parameter], values: Arrays) -> None:
+    """Set the parameters to the values that a step reported; in the midst of a batch it reports none."""
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if name in values:
+                parameter.copy_(torch.from_numpy(np.array(values[name])))
+
+
+def _optimizer(rule: UpdateRule, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    if rule.optimizer == "adam":
+        betas = (rule.beta1, rule.beta2)
+        return torch.optim.Adam(
+            parameters, lr=rule.learning_rate, betas=betas, eps=rule.epsilon, weight_decay=rule.weight_decay
+        )
+    return torch.optim.SGD(parameters, lr=rule.learning_rate, momentum=rule.momentum, weight_decay=rule.weight_decay)
+
+
+class TorchUpdate:
+    """The updates of a run by torch's own optimizers, fed with the gradient of one sample after the other."""
+
+    def __init__(self, rule: UpdateRule, trained: Mapping[str, nn.Parameter]) -> None:
+        self._rule = rule
+        self._parameters = list(trained.values())
+        self._optimizer = _optimizer(rule, self._parameters)
+        self._sums = [torch.zeros_like(p) for p in self._parameters]
+        self._num_samples = 0
+
+    def take(self) -> bool:
+        """Take in the parameters' `grad`; update them if that completes a batch, and tell whether it did."""
+        for parameter, total in zip(self._parameters, self._sums, strict=True):
+            assert parameter.grad is not None
+            total += parameter.grad
+        self._num_samples += 1
+        if self._num_samples % self._rule.batch:
+            return False
+        for parameter, total in zip(self._parameters, self._sums, strict=True):
+            parameter.grad = total / self._rule.batch
+            total.zero_()
+        if self._rule.clip:
+            nn.utils.clip_grad_norm_(self._parameters, self._rule.clip)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rule.rate(self._num_samples // self._rule.batch - 1)
+        self._optimizer.step()
+        return True
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The values of each training step by name, and how many ties the device resolved in another way than torch."""
+
+    steps: tuple[dict[str, NDArray[np.float64]], ...]
+    num_ties: int
+
+
+def training_steps(
+    model: nn.Module,
+    samples: NDArray[np.float32],
+    labels: NDArray[np.float32],
+    *,
+    num_steps: int,
+    rule: UpdateRule,
+    kinks: Mapping[str, str] | None = None,
+    device_steps: Sequence[Arrays] = (),
+    tie: float = 0.0,
+    follow: bool = False,
+) -> Trajectory:
+    """Train a copy of `model` (BatchNorm folded) on one sample a step, as the device does, in double precision.
+
+    Args:
+        model: parameters with `requires_grad` are trained; of layers trained in part the leading channels.
+        samples: (N, C, H, W), taken in turn.
+        labels: (N, classes), probabilities.
+        num_steps: one sample each.
+        rule: how the weights are updated.
+        kinks: for layers that gradients pass and whose derivative jumps (ReLU, ReLU6, maximum pooling; names as in
+            `as_module_calls`), the name to give what tells on which side they were: the output, of a pooling the input.
+        device_steps: what the device reported, by those names; ties at a jump are resolved as it did.
+        tie: how near to the jump, relative to the layer's largest input, an input may be to count as a tie.
+        follow: start each step from the weights that the device reported after the step before, and its backward pass
+            from the device's logits. Each step is then judged by itself; otherwise the whole run is, in which the
+            steps may amplify rounding.
+
+    Returns:
+        for each step the "logits", the "loss" (1), the values of `kinks`, each trained parameter's gradient as
+        "<parameter>.grad", that of this sample alone, and in steps that complete a batch its value after the update.
+        Of a parameter that is trained in part both are those of its leading rows. Double precision makes a difference
+        the device's rounding, not this function's.
+    """
+    model = as_module_calls(copy.deepcopy(model).double().eval())
+    names = kinks or {}
+    layers = {name: _kink(model.get_submodule(name), tie) for name in names}
+    for name, layer in layers.items():
+        model.set_submodule(name, layer)
+    trained = TrainedParts(model)
+    update = TorchUpdate(rule, trained.parts)
+    steps = []
+    for step in range(num_steps):
+        if follow and step > 0:
+            _set(trained.parts, device_steps[step - 1])
+        for name, layer in layers.items():
+            seen_there = device_steps[step].get(names[name]) if step < len(device_steps) else None
+            layer.device = None if seen_there is None else torch.from_numpy(np.array(seen_there))
+        i = step % len(samples)
+        logits = model(torch.from_numpy(samples[i : i + 1]).double())[0]
+        seen = logits
+        if follow and LOGITS in device_steps[step]:
+            # Rounding of large logits moves exp() far: loss and gradients are judged from the device's logits.
+            seen = logits + (torch.from_numpy(np.array(device_steps[step][LOGITS])) - logits.detach())
+        loss = LOSSES[rule.loss](seen, torch.from_numpy(labels[i]).double())
+        model.zero_grad()
+        torch.autograd.backward(loss)
+        trained.take_gradients()
+        values = {LOGITS: logits.detach().numpy(), LOSS: loss.detach().numpy().reshape(1)}
+        values |= {name: layers[layer].result.numpy() for layer, name in names.items()}
+        for name, parameter in trained.parts.items():
+            assert parameter.grad is not None
+            values[f"{name}.grad"] = parameter.grad.numpy().copy()
+        if update.take():
+            values |= {name: parameter.detach().numpy().copy() for name, parameter in trained.parts.items()}
+        steps.append(values)
+    return Trajectory(tuple(steps), sum(layer.num_ties for layer in layers.values()))
+
+
+def relative_error(actual: NDArray[Any], expected: NDArray[Any], *, least_scale: float = 0.0) -> float:
+    """Return max|actual - expected| / max(max|expected|, least_scale).
+
+    Infinite for a NaN, another shape, or a difference from nothing but zeros.
+    """
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
+        return float("inf")
+    difference = float(np.max(np.abs(actual.astype(np.float64) - expected), initial=0.0))
+    scale = max(float(np.max(np.abs(expected), initial=0.0)), least_scale)
+    if scale == 0.0:
+        return 0.0 if difference == 0.0 else float("inf")
+    return difference / scale

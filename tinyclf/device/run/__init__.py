@@ -1,0 +1,1 @@
+"""The flow from a job to a verdict: plan, emit, build, run, compare."""

@@ -1,0 +1,329 @@
+"""An independent checker of tile plans: it knows nothing of how tiles are chosen, and walks them all on index sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinyclf.device.graph.ir import PERSISTENT, Graph, Role
+from tinyclf.device.memory.plan import MemoryPlan
+from tinyclf.device.tiles.limits import layer_fault, op_fault
+from tinyclf.device.tiles.plan import NUM_LOOPS, Op, Operand, TilePlan
+
+Range = tuple[int, int]
+_BLOCK = 1 << 40  # bytes between the blocks of L2 (arena, parameters, state): ranges of two never overlap
+
+
+def l2_ranges(graph: Graph, plan: MemoryPlan, operand: Operand, index: Sequence[int]) -> list[Range]:
+    """Return the bytes of L2 that the tile at `index` is, as half-open ranges."""
+    assert operand.tensor is not None
+    tensor = graph.by_name[operand.tensor]
+    block = {Role.PARAMETER: 1, Role.STATE: 2, Role.ACCUMULATED: 2}.get(tensor.role, 0)
+    base = block * _BLOCK + plan.offsets[tensor.name] + 4 * operand.first
+    row, stop_row, column, stop_column = operand.ranges(index)
+    first, last = column * operand.unit, stop_column * operand.unit
+    if first == 0 and last == operand.stride:
+        return [(base + 4 * row * operand.stride, base + 4 * stop_row * operand.stride)] if row < stop_row else []
+    starts = (base + 4 * (r * operand.stride + first) for r in range(row, stop_row))
+    return [(start, start + 4 * (last - first)) for start in starts if first < last]
+
+
+def check_tiles(graph: Graph, plan: MemoryPlan, tiles: TilePlan, *, traced: frozenset[str] = frozenset()) -> None:
+    """Assert that `tiles` does every call of `graph` once, and each by tiles that give the same result."""
+    _check_order(graph, plan, tiles)
+    _check_stored(graph, tiles)
+    before: Op | None = None
+    for op in tiles.ops:
+        if op.body:
+            _check_limits(op)
+            _check_buffers(op, tiles.num_bytes)
+            _check_copies(graph, plan, op)
+            _check_outputs(graph, op)
+            _check_windows(op)
+            _check_sums(op)
+            _check_early(graph, plan, before, op)
+        before = op
+    stored = {o.tensor for op in tiles.ops for o in op.operands if o.store}
+    stored |= {name for op in tiles.ops if not op.body for i in op.calls for name in graph.calls[i].writes}
+    assert traced <= stored, f"never stored, though it is looked at: {sorted(traced - stored)}"
+
+
+def _check_order(graph: Graph, plan: MemoryPlan, tiles: TilePlan) -> None:
+    """Run the calls in both orders on a model of memory: every call must read what the same call wrote."""
+    order = [i for op in tiles.ops for i in op.calls]
+    split = {i for i in order if order.count(i) > 1}  # one call in several operations
+    assert sorted(set(order)) == list(range(len(graph.calls))), "a call is left out"
+    assert all(graph.calls[i].kernel == "pulp_gradient_descent_fp32" for i in split), "a call is done twice"
+    limit = graph.num_calls_within_batch
+    parts = [i < limit for i in order]
+    assert parts == sorted(parts, reverse=True), "a call of the end of a batch comes before it"
+    sources = _sources(graph, plan, range(len(graph.calls)))
+    assert sources == _sources(graph, plan, list(dict.fromkeys(order))), "a call reads what another one wrote"
+
+
+def _check_stored(graph: Graph, tiles: TilePlan) -> None:
+    """Assert that whatever an operation reads, or is looked at in the end, was stored when it was last written."""
+    lost: set[str] = set()
+    in_part = {i for op in tiles.ops if op.body == "tcl_tile_descend" for i in op.calls}  # an operation a parameter
+    descended = {o.tensor for op in tiles.ops if op.body == "tcl_tile_descend" for o in op.operands if o.store}
+    assert descended == {name for i in in_part for name in graph.calls[i].writes}, "a parameter is not updated"
+    for op in tiles.ops:
+        calls = [graph.calls[i] for i in op.calls]
+        reads = {o.tensor for o in op.operands if o.load} if op.body else {name for c in calls for name in c.reads}
+        assert not reads & lost, f"{op.body or calls[0].kernel}: never stored: {sorted(n for n in reads & lost if n)}"
+        written = {name for i in op.calls if i not in in_part for name in graph.calls[i].writes}
+        lost |= written
+        lost -= {o.tensor for o in op.operands if o.store and o.tensor} if op.body else written
+    assert not lost & set(graph.outputs), "an output is never stored"
+
+
+def _sources(graph: Graph, plan: MemoryPlan, order: Sequence[int]) -> dict[tuple[int, str], int]:
+    """Return for each call and tensor that it reads the call that wrote it; -1: nobody."""
+    spans = {p.tensor.name: (p.offset, p.end) for p in plan.placements}
+    writer: dict[str, int] = {}
+    sources = {}
+    for i in order:
+        for name in graph.calls[i].reads:
+            sources[i, name] = writer.get(name, -1)
+        for name in graph.calls[i].writes:
+            if name in spans:
+                start, stop = spans[name]
+                for other in [o for o in writer if o in spans and spans[o][0] < stop and start < spans[o][1]]:
+                    writer[other] = -2 - i  # overwritten
+            writer[name] = i
+    return sources
+
+
+def _check_limits(op: Op) -> None:
+    """Assert that the structs in C hold all numbers, and that the DMA can do every copy."""
+    fault = op_fault(op) or layer_fault(op.layer)
+    assert fault is None, f"{op.body}: {fault}"
+
+
+def _check_buffers(op: Op, num_bytes: int) -> None:
+    """Assert that buffers are apart and inside of L1, and that a tile never comes into one that is in use."""
+    end = 0
+    for start, stop in sorted(op.extents):
+        assert start >= end, f"{op.body}: two buffers overlap"
+        assert start % 16 == 0, f"{op.body}: a buffer is not aligned"
+        end = stop
+    assert end <= num_bytes, f"{op.body}: the buffers take {end} bytes"
+    for o in op.operands:
+        tiles = [o.ranges(index) for index in op.indices()]
+        assert o.is_double or len(set(tiles)) == 1, f"{op.body}: {o.slot} needs two buffers"
+        for row, stop_row, column, stop_column in set(tiles):
+            size = (stop_row - row) * (stop_column - column) * o.unit * 4
+            assert size <= o.num_bytes, f"{op.body}: a tile of {o.slot} is larger than its buffer"
+
+
+def _check_copies(graph: Graph, plan: MemoryPlan, op: Op) -> None:
+    """Assert that no tile is loaded from bytes that the operation has stored to, and that all lie in their tensor."""
+    written: list[Range] = []
+    last: dict[str, tuple[int, ...]] = {}
+    for index in op.indices():
+        fresh = [o for o in op.operands if o.tensor and last.get(o.slot) != o.ranges(index)]
+        for o in fresh:
+            name = o.tensor or ""
+            whole = l2_ranges(graph, plan, o, index)
+            tensor = graph.by_name[name]
+            base = (whole[0][0] // _BLOCK) * _BLOCK + plan.offsets[name] if whole else 0
+            for start, stop in whole:
+                assert base <= start <= stop <= base + tensor.num_bytes, f"{op.body}: a tile lies outside of {name}"
+                if o.load:
+                    assert not any(start < b and a < stop for a, b in written), f"{op.body}: {name} is overwritten"
+            last[o.slot] = o.ranges(index)
+        # A tile is stored behind the loads of the next one at the earliest: at worst at once.
+        written += [r for o in fresh if o.store for r in l2_ranges(graph, plan, o, index)]
+        written = _merged(written)
+
+
+def _merged(ranges: list[Range]) -> list[Range]:
+    result: list[Range] = []
+    for start, stop in sorted(ranges):
+        if result and start <= result[-1][1]:
+            result[-1] = (result[-1][0], max(stop, result[-1][1]))
+        else:
+            result.append((start, stop))
+    return result
+
+
+def _visits(op: Op, operand: Operand) -> list[list[tuple[int, ...]]]:
+    """Return the indices of the tiles in which `operand` stays the same, run by run."""
+    runs: list[list[tuple[int, ...]]] = []
+    for index in op.indices():
+        if runs and operand.ranges(runs[-1][-1]) == operand.ranges(index):
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return runs
+
+
+def _check_outputs(graph: Graph, op: Op) -> None:
+    """Assert that every element of what is stored is stored once, when all that it sums has been added."""
+    written = {name for i in op.calls for name in graph.calls[i].writes}
+    reads = {name for i in op.calls for name in graph.calls[i].reads}
+    for o in op.operands:
+        if o.load:
+            assert o.tensor in reads, f"{op.body}: {o.tensor} is loaded for nothing"
+        if not o.store:
+            continue
+        assert o.tensor in written, f"{op.body}: {o.tensor} is not what its calls write"
+        count = np.zeros((o.rows.size, o.columns.size), dtype=np.int32)
+        for run in _visits(op, o):
+            row, stop_row, column, stop_column = o.ranges(run[0])
+            count[row:stop_row, column:stop_column] += 1
+        assert (count == 1).all(), f"{op.body}: {o.tensor} is not stored exactly once"
+        tensor = graph.by_name[o.tensor]
+        num = o.rows.size * o.columns.size * o.unit
+        assert o.rows.size == 1 or o.stride == o.columns.size * o.unit, f"{op.body}: {o.tensor} has gaps"
+        in_part = tensor.trained or tensor.role in PERSISTENT  # leading channels, or a block of rows
+        assert num == tensor.num_elements or (in_part and num < tensor.num_elements), f"{op.body}: {o.tensor}"
+
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class _Body:
+    """What a body takes for granted of a tile's operands; a name is "SLOT.rows" or "SLOT.columns".
+
+    `outputs`: whichever comes first and is there is what is summed. `alike`: the same ranges in each tile, where both
+    are there. `sums`: what each output takes all of; operands alike say nothing of it, but for those that it follows.
+    """
+
+    outputs: tuple[str, ...]
+    alike: Pairs
+    sums: tuple[str, ...] = ()
+
+
+def _both(*pairs: tuple[str, str]) -> Pairs:
+    return tuple((f"{a}.{axis}", f"{b}.{axis}") for a, b in pairs for axis in ("rows", "columns"))
+
+
+def _elementwise(first: str, *others: str) -> _Body:
+    return _Body((first,), tuple((f"{first}.columns", f"{slot}.columns") for slot in others))
+
+
+_OF_W = (("W.rows", "Y.rows"), ("X.rows", "W.columns"), ("B.rows", "Y.rows"))
+_MASKED = _both(("MASK", "DX"))
+_UPDATED = _both(("W", "W_NEW"), ("B", "B_NEW"), ("DW", "W_NEW"), ("DB", "B_NEW"))
+_GRADS = (("DW.rows", "DY.rows"), ("DW.columns", "X.rows"), ("W_NEW.rows", "DY.rows"), ("W_NEW.columns", "X.rows"))
+_OF_PARAMETERS = ("DW", "W_NEW", "DB")
+
+_BODIES = {
+    "tcl_tile_pw_fw": _Body(("Y",), (("X.columns", "Y.columns"), *_OF_W), ("X.rows", "W.columns")),
+    "tcl_tile_conv_fw": _Body(("Y",), _OF_W, ("X.rows", "W.columns")),
+    "tcl_tile_conv3_fw": _Body(("Y",), _OF_W, ("X.rows", "W.columns")),
+    "tcl_tile_dw_fw": _Body(("Y",), (("X.rows", "Y.rows"), ("W.rows", "Y.rows"), ("B.rows", "Y.rows"))),
+    "tcl_tile_pw_ig": _Body(
+        ("DX",),
+        (("DY.columns", "DX.columns"), ("W.rows", "DY.rows"), ("W.columns", "DX.rows"), *_MASKED),
+        ("DY.rows", "W.rows"),
+    ),
+    "tcl_tile_conv_ig": _Body(
+        ("DX",), (("W.rows", "DY.rows"), ("W.columns", "DX.rows"), *_MASKED), ("DY.rows", "W.rows")
+    ),
+    "tcl_tile_dw_ig": _Body(("DX",), (("DY.rows", "DX.rows"), ("W.rows", "DX.rows"), *_MASKED)),
+    "tcl_tile_pw_wg": _Body(
+        _OF_PARAMETERS, (("X.columns", "DY.columns"), *_GRADS, *_UPDATED), ("X.columns", "DY.columns")
+    ),
+    "tcl_tile_conv_wg": _Body(_OF_PARAMETERS, (*_GRADS, *_UPDATED), ("DY.columns",)),
+    "tcl_tile_conv3_wg": _Body(_OF_PARAMETERS, (*_GRADS, *_UPDATED), ("DY.columns",)),
+    "tcl_tile_dw_wg": _Body(
+        _OF_PARAMETERS, (("DW.rows", "DY.rows"), ("X.rows", "DY.rows"), *_UPDATED), ("DY.columns",)
+    ),
+    "tcl_tile_bias_wg": _Body(("DB",), (("DB.rows", "DY.rows"), *_UPDATED), ("DY.columns",)),
+    "tcl_tile_globalpool_fw": _Body(("Y",), (("X.rows", "Y.rows"),), ("X.columns",)),
+    "tcl_tile_globalpool_bw": _Body(("DX",), (("DY.rows", "DX.rows"), *_MASKED)),
+    "tcl_tile_avgpool_fw": _Body(("Y",), (("X.rows", "Y.rows"),)),
+    "tcl_tile_avgpool_bw": _Body(("DX",), (("DY.rows", "DX.rows"),)),
+    "tcl_tile_maxpool_fw": _Body(("Y",), (("X.rows", "Y.rows"),)),
+    "tcl_tile_maxpool_bw": _Body(("DX",), (("DY.rows", "DX.rows"), ("X.rows", "DX.rows"))),
+    "tcl_tile_add": _elementwise("Y", "X", "DY", "MASK"),
+    "tcl_tile_relu_fw": _elementwise("Y", "X"),
+    "tcl_tile_relu_bw": _elementwise("DX", "DY", "MASK"),
+    "tcl_tile_descend": _elementwise("W_NEW", "W", "DW"),
+    "tcl_tile_sgd": _elementwise("W_NEW", "W", "DW", "STATE1", "STATE1_NEW"),
+    "tcl_tile_adam": _elementwise("W_NEW", "W", "DW", "STATE1", "STATE1_NEW", "STATE2", "STATE2_NEW"),
+    "tcl_tile_accumulate": _elementwise("STATE1_NEW", "STATE1", "DW"),
+}
+
+
+def _axis(op: Op, name: str, index: Sequence[int]) -> Range | None:
+    slot, _, axis = name.partition(".")
+    for o in op.operands:
+        if o.slot == slot:
+            return o.rows.part(index) if axis == "rows" else o.columns.part(index)
+    return None
+
+
+def _check_sums(op: Op) -> None:
+    """Assert that what is summed is summed over all its terms, once each, and that parts of a tile fit each other."""
+    assert op.body is not None
+    assert len(op.counts) == NUM_LOOPS
+    body = _BODIES[op.body]
+    for index in op.indices():
+        for a, b in body.alike:
+            first, second = _axis(op, a, index), _axis(op, b, index)
+            assert first is None or second is None or first == second, f"{op.body}: {a} {first}, {b} {second}"
+    by_slot = {o.slot: o for o in op.operands}
+    output = next(by_slot[slot] for slot in body.outputs if slot in by_slot)
+    for run in _visits(op, output):
+        assert len(run) == 1 or not body.sums or output.slot != "W_NEW", f"{op.body}: an update by part of a sum"
+        _check_sum(op, body, run)
+
+
+def _check_sum(op: Op, body: _Body, run: Sequence[tuple[int, ...]]) -> None:
+    """Assert that the tiles of `run` are one sum for the walk too, and have each of its terms once."""
+    summed = tuple(range(op.num_outer, NUM_LOOPS))
+    for number, index in enumerate(run):
+        is_first = all(index[loop] == 0 for loop in summed)
+        is_last = all(index[loop] == op.counts[loop] - 1 for loop in summed)
+        assert is_first == (number == 0), f"{op.body}: the first tile of a sum"
+        assert is_last == (number == len(run) - 1), f"{op.body}: the last tile of a sum"
+    for name in body.sums:
+        slot, _, axis = name.partition(".")
+        operand = next((o for o in op.operands if o.slot == slot), None)
+        if operand is not None:
+            size = (operand.rows if axis == "rows" else operand.columns).size
+            terms = [_axis(op, name, index) for index in run]
+            assert [t for r in terms if r for t in range(*r)] == list(range(size)), f"{op.body}: {name} {terms}"
+
+
+def _check_windows(op: Op) -> None:
+    """Assert that every tile has the rows of the image that its windows meet."""
+    layer = dict(op.layer)
+    if "kernel_height" not in layer or op.body is None or "pool" in op.body:
+        return
+    kernel, stride, pad = (int(layer.get(name, 0)) for name in ("kernel_height", "stride_h", "pad_top"))
+    height, out_height = int(layer["in_height"]), int(layer["out_height"])
+    inputs, outputs = ("DX.columns", "DY.columns") if op.body.endswith("ig") else ("X.columns", "DY.columns")
+    if op.body.endswith("fw"):
+        outputs = "Y.columns"
+    for index in op.indices():
+        rows_in, rows_out = _axis(op, inputs, index), _axis(op, outputs, index)
+        assert rows_in is not None
+        assert rows_out is not None
+        if op.body.endswith("ig"):
+            needed = {(y + pad - k) // stride for y in range(*rows_in) for k in range(kernel)
+                      if (y + pad - k) % stride == 0} & set(range(out_height))  # fmt: skip
+            assert needed <= set(range(*rows_out)), f"{op.body}: rows {rows_in} need {sorted(needed)} of {rows_out}"
+        else:
+            needed = {y * stride - pad + k for y in range(*rows_out) for k in range(kernel)} & set(range(height))
+            assert needed <= set(range(*rows_in)), f"{op.body}: rows {rows_out} need {sorted(needed)} of {rows_in}"
+
+
+def _check_early(graph: Graph, plan: MemoryPlan, before: Op | None, op: Op) -> None:
+    """Assert that what is loaded while the operation before ends disturbs nothing of it and is complete."""
+    for o in (o for o in op.operands if o.early):
+        assert before is not None, f"{op.body}: nothing comes before it"
+        assert before.body, f"{op.body}: what comes before it is not tiled"
+        start, stop = o.buffers[0], o.buffers[0] + o.num_bytes
+        assert o.load, f"{op.body}: {o.slot} is never loaded"
+        assert not any(start < b and a < stop for a, b in before.extents), f"{op.body}: {o.slot} is early"
+        in_flight = [r for index in list(before.indices())[-2:] for p in before.operands if p.store
+                     for r in l2_ranges(graph, plan, p, index)]  # fmt: skip
+        for a, b in l2_ranges(graph, plan, o, (0,) * NUM_LOOPS):
+            assert not any(a < d and c < b for c, d in in_flight), f"{op.body}: {o.slot} is not there yet"

@@ -1,0 +1,325 @@
+"""What each kind of operation does with a tile: its loops, operands and cycles, as the bodies of tcl_tile.h need it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+
+from tinyclf.device.tiles.choose import Axis, Use, Work
+
+ACT_NONE, ACT_RELU, ACT_RELU6 = 0, 1, 2  # enum tcl_act
+# What works on whole planes, and can as well be done by the plain kernel on L2.
+PLANE_BODIES = ("tcl_tile_avgpool_fw", "tcl_tile_avgpool_bw", "tcl_tile_maxpool_fw", "tcl_tile_maxpool_bw")
+NUM_CORES = 8  # that the cost model counts with
+
+
+@dataclass(frozen=True)
+class Window:
+    """Sizes of a layer with a window: of its input, output and kernel planes (height, width), and how it moves."""
+
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    pad: tuple[int, int]  # above and left; below and right it follows from the sizes
+
+    def input_rows(self, loop: int) -> Axis:
+        """Return the rows of the input that a tile of rows of the output meets."""
+        (height, _), stride, pad, kernel = self.inputs, self.stride[0], self.pad[0], self.kernel[0]
+        return Axis(height, loop, lambda rows: (rows * stride, (rows - 1) * stride + kernel, pad))
+
+    def output_rows(self, loop: int) -> Axis:
+        """Return the rows of the output that a tile of rows of the input meets; it is a multiple of the stride."""
+        stride, pad, kernel = self.stride[0], self.pad[0], self.kernel[0]
+        # No later than the row whose window begins at the tile: bodies count from there.
+        first = min(-((kernel - 1 - pad) // stride), pad // stride)
+
+        def rows_met(rows: int) -> tuple[int, int, int]:
+            step = ceil(rows / stride)
+            return step, (rows - 1 + pad) // stride + 1 - first, -first
+
+        return Axis(self.outputs[0], loop, rows_met)
+
+    @property
+    def fields(self) -> tuple[tuple[str, int | float], ...]:
+        """Return the fields of struct tcl_layer."""
+        names = ["in_height", "in_width", "out_height", "out_width", "kernel_height", "kernel_width"]
+        names += ["stride_h", "stride_w", "pad_top", "pad_left"]
+        values = (*self.inputs, *self.outputs, *self.kernel, *self.stride, *self.pad)
+        return tuple((name, value) for name, value in zip(names, values, strict=True) if value)
+
+
+@dataclass(frozen=True)
+class Names:
+    """The tensors of a layer's operation; None: it has none. `stores`: those whose values anything reads later.
+
+    `rate` and `decay` are those of plain SGD in the same operation.
+    """
+
+    calls: tuple[int, ...]
+    x: str | None = None
+    w: str | None = None
+    b: str | None = None
+    y: str | None = None
+    dy: str | None = None
+    dx: str | None = None
+    dw: str | None = None
+    db: str | None = None
+    mask: str | None = None
+    act: int = ACT_NONE
+    updates: bool = False
+    rate: float = 0.0
+    decay: float = 0.0
+    stores: frozenset[str] = frozenset()
+
+
+def gemm_cycles(m: int, n: int, k: int) -> float:
+    """Return the cycles of tcl_fast_gemm_fp32 for (m, k) x (k, n): see there. Two cores share an FPU."""
+    columns = -(-m // 4) * n / NUM_CORES
+    blocks, rest = divmod(ceil(columns), 4)
+    strips = max(1.0, columns / n)
+    return blocks * (32 * k + 34) + rest * (9 * k + 40) + strips * 150 + 100
+
+
+def _layer(names: Names, window: Window | None = None) -> tuple[tuple[str, int | float], ...]:
+    fields: list[tuple[str, int | float]] = [("act", names.act)] if names.act else []
+    fields += window.fields if window else ()
+    if names.updates:
+        fields += [("learning_rate", names.rate), ("weight_decay", names.decay)]
+    return tuple(fields)
+
+
+def _loaded(
+    slot: str, tensor: str | None, rows: Axis, columns: Axis, unit: int = 1, stride: int | None = None
+) -> list[Use]:
+    return [Use(slot, tensor, rows, columns, unit, stride, load=True)] if tensor else []
+
+
+def _stored(
+    names: Names, slot: str, tensor: str | None, rows: Axis, columns: Axis, unit: int = 1, stride: int | None = None
+) -> list[Use]:
+    """Return an output; one that nothing reads later stays in L1."""
+    if not tensor:
+        return []
+    is_kept = tensor in names.stores
+    return [Use(slot, tensor if is_kept else None, rows, columns, unit, stride, store=is_kept)]
+
+
+def _parameter_grads(
+    names: Names, out: Axis, weights: Axis, unit: int, *, partial: int | None = None
+) -> tuple[Use, ...]:
+    """Return the gradients of a layer's parameters, with the parameters before and after, if it updates them.
+
+    `partial`: the loop that the weight gradient sums over, if its kernel can update the weights by a whole sum at once.
+    """
+    one = Axis(1)
+    uses = _stored(names, "DW", names.dw, out, weights, unit)
+    if names.updates and partial is not None:
+        uses = [use if use.store else replace(use, partial=partial) for use in uses]
+    uses += _stored(names, "DB", names.db, out, one)
+    if names.updates:
+        for slot, tensor, grad, columns, size in (
+            ("W", names.w, names.dw, weights, unit),
+            ("B", names.b, names.db, one, 1),
+        ):
+            if grad:
+                uses += _loaded(slot, tensor, out, columns, size)
+                uses.append(Use(f"{slot}_NEW", tensor, out, columns, size, store=True))
+    return tuple(uses)
+
+
+def pointwise(direction: str, names: Names, num_in: int, num_out: int, pixels: int) -> Work:
+    """Return a pointwise convolution or a linear layer (of one pixel). Loops: output channels, pixels, inputs."""
+    out, inputs, px = Axis(num_out, 0), Axis(num_in, 2), Axis(pixels, 1)
+    sizes = ((num_out, 4), (pixels, 4), (num_in, 4))
+    layer = _layer(names)
+    w = _loaded("W", names.w, out, inputs)
+    if direction == "fw":
+        uses = _loaded("X", names.x, inputs, px) + w + _loaded("B", names.b, out, Axis(1))
+        uses += _stored(names, "Y", names.y, out, px)
+        return Work(names.calls, "tcl_tile_pw_fw", sizes, ((0, 1, 2), (1, 0, 2)), 2, tuple(uses),
+                    lambda t: gemm_cycles(t[0], t[1], t[2]), layer)  # fmt: skip
+    if direction == "ig":
+        uses = _loaded("DY", names.dy, out, px) + w + _loaded("MASK", names.mask, inputs, px)
+        uses += _stored(names, "DX", names.dx, inputs, px)
+        mask = 1.0 if names.mask else 0.0
+        return Work(names.calls, "tcl_tile_pw_ig", sizes, ((2, 1, 0), (1, 2, 0)), 2, tuple(uses),
+                    lambda t: gemm_cycles(t[2], t[1], t[0]) + mask * t[1] * t[2], layer)  # fmt: skip
+    uses = _loaded("X", names.x, inputs, px) + _loaded("DY", names.dy, out, px)
+    uses += _parameter_grads(names, out, inputs, 1, partial=1)
+
+    def cycles(tiles: Sequence[int]) -> float:
+        update = 0.0 if not names.updates else 0.4 if tiles[1] == pixels and names.dw not in names.stores else 1.0
+        return gemm_cycles(tiles[0], tiles[2], tiles[1]) + tiles[0] * (tiles[1] / 3 + tiles[2] * update)
+
+    return Work(names.calls, "tcl_tile_pw_wg", sizes, ((0, 2, 1),), 2, tuple(uses), cycles, layer)
+
+
+def _planes(
+    names: Names,
+    window: Window,
+    channels: Axis,
+    loop: int,
+    *slots: tuple[str, str | None, bool, bool],
+    stores: bool = False,
+) -> list[Use]:
+    """Return operands that are planes: (slot, tensor, is it an input of the layer, does its tile meet windows)."""
+    uses: list[Use] = []
+    for slot, tensor, is_input, meets in slots:
+        height, width = window.inputs if is_input else window.outputs
+        rows = Axis(height, loop) if not meets else window.input_rows(loop) if is_input else window.output_rows(loop)
+        if stores:
+            uses += _stored(names, slot, tensor, channels, rows, width, height * width)
+        else:
+            uses += _loaded(slot, tensor, channels, rows, width, height * width)
+    return uses
+
+
+def depthwise(direction: str, names: Names, window: Window, num_channels: int) -> Work:
+    """Return a depthwise convolution. Loops: channels, rows of the output (of the input, for its gradient)."""
+    channels, weights = Axis(num_channels, 0), Axis(1)
+    kernel = window.kernel[0] * window.kernel[1]
+    w = _loaded("W", names.w, channels, weights, kernel)
+    layer = _layer(names, window)
+    is_fast = window.kernel == (3, 3) and window.stride[0] == window.stride[1] <= 2
+    per_mac = 0.33 if is_fast else 2.0
+    row_macs = float(window.outputs[1] * kernel)
+    if direction == "fw":
+        uses = _planes(names, window, channels, 1, ("X", names.x, True, True)) + w
+        uses += _loaded("B", names.b, channels, Axis(1))
+        uses += _planes(names, window, channels, 1, ("Y", names.y, False, False), stores=True)
+        body, rows, order = "tcl_tile_dw_fw", (window.outputs[0], 1), (0, 1)
+    elif direction == "ig":
+        uses = _planes(names, window, channels, 1, ("DY", names.dy, False, True), ("MASK", names.mask, True, False)) + w
+        uses += _planes(names, window, channels, 1, ("DX", names.dx, True, False), stores=True)
+        body, rows, order = "tcl_tile_dw_ig", (window.inputs[0], window.stride[0]), (0, 1)
+        row_macs = row_macs / window.stride[0] + (window.inputs[1] if names.mask else 0)
+    else:
+        uses = _planes(names, window, channels, 1, ("X", names.x, True, True), ("DY", names.dy, False, False))
+        uses += _parameter_grads(names, channels, weights, kernel)
+        body, rows, order = "tcl_tile_dw_wg", (window.outputs[0], 1), (0, 1)
+        row_macs += window.outputs[1]
+
+    def cycles(tiles: Sequence[int]) -> float:
+        per_core = ceil(tiles[0] * tiles[1] / NUM_CORES) if direction != "wg" else ceil(tiles[0] / NUM_CORES) * tiles[1]
+        return NUM_CORES * per_core * (row_macs * per_mac + 6) + 150
+
+    num_outer = 1 if direction == "wg" else 2
+    sizes = ((num_channels, 1), rows)
+    return Work(names.calls, body, sizes, (order,), num_outer, tuple(uses), cycles, layer)
+
+
+def _is_first_layer(direction: str, window: Window, num_in: int) -> bool:
+    """Tell whether tcl_fast_conv_*_fp32 is the better kernel."""
+    stride = window.stride[0]
+    beyond = (window.outputs[1] - 1) * stride - window.pad[1] + 3 - window.inputs[1]  # columns on the right
+    is_fast = window.kernel == (3, 3) and stride == window.stride[1] == 2 and window.pad[1] == 1 and beyond <= 1
+    return is_fast and window.inputs[1] % 2 == 0 and num_in <= 4
+
+
+def _first_layer(direction: str, names: Names, window: Window, num_in: int, num_out: int) -> Work:
+    """Return a 3x3 convolution from few channels. Loops: output channels, rows."""
+    out, inputs = Axis(num_out, 0), Axis(num_in)
+    uses = _planes(names, window, inputs, 1, ("X", names.x, True, True))
+    if direction == "fw":
+        uses += _loaded("W", names.w, out, inputs, 9) + _loaded("B", names.b, out, Axis(1))
+        uses += _planes(names, window, out, 1, ("Y", names.y, False, False), stores=True)
+    else:
+        uses += _planes(names, window, out, 1, ("DY", names.dy, False, False))
+        uses += _parameter_grads(names, out, inputs, 9)
+    row = window.outputs[1] * 9 * num_in
+    sizes = ((num_out, 4), (window.outputs[0], 1))
+    num_outer = 2 if direction == "fw" else 1
+    return Work(names.calls, f"tcl_tile_conv3_{direction}", sizes, ((0, 1),), num_outer, tuple(uses),
+                lambda t: NUM_CORES * ceil(t[0] * t[1] / NUM_CORES) * row * 0.32 + 300,
+                _layer(names, window))  # fmt: skip
+
+
+def convolution(direction: str, names: Names, window: Window, num_in: int, num_out: int) -> Work:
+    """Return a convolution with a window over all channels. Loops: output channels, rows, input channels."""
+    out, inputs = Axis(num_out, 0), Axis(num_in, 2)
+    kernel = window.kernel[0] * window.kernel[1]
+    width = window.inputs[1] if direction == "ig" else window.outputs[1]
+    w = _loaded("W", names.w, out, inputs, kernel)
+    layer = _layer(names, window)
+    body = f"tcl_tile_conv_{direction}"
+
+    def columns(channels: int, rows: int) -> int:
+        return channels * kernel * rows * width
+
+    def turned(tiles: Sequence[int]) -> int:
+        return tiles[0] * tiles[2] * kernel
+
+    if direction != "ig" and _is_first_layer(direction, window, num_in):
+        return _first_layer(direction, names, window, num_in, num_out)
+
+    if direction == "fw":
+        uses = _planes(names, window, inputs, 1, ("X", names.x, True, True)) + w + _loaded("B", names.b, out, Axis(1))
+        uses += _planes(names, window, out, 1, ("Y", names.y, False, False), stores=True)
+        sizes = ((num_out, 4), (window.outputs[0], 1), (num_in, 1))
+        return Work(names.calls, body, sizes, ((0, 1, 2), (1, 0, 2)), 2, tuple(uses),
+                    lambda t: gemm_cycles(t[0], t[1] * width, t[2] * kernel) + columns(t[2], t[1]) / 1.8, layer,
+                    lambda t: (columns(t[2], t[1]),))  # fmt: skip
+    if direction == "ig":
+        uses = _planes(names, window, out, 1, ("DY", names.dy, False, True)) + w
+        uses += _planes(names, window, inputs, 1, ("MASK", names.mask, True, False))
+        uses += _planes(names, window, inputs, 1, ("DX", names.dx, True, False), stores=True)
+        sizes = ((num_out, 1), (window.inputs[0], window.stride[0]), (num_in, 4))
+        return Work(names.calls, body, sizes, ((2, 1, 0), (1, 2, 0)), 2, tuple(uses),
+                    lambda t: gemm_cycles(t[2], t[1] * width, t[0] * kernel) + columns(t[0], t[1]) + turned(t),
+                layer,
+                    lambda t: (columns(t[0], t[1]), turned(t)))  # fmt: skip
+    uses = _planes(names, window, inputs, 1, ("X", names.x, True, True))
+    uses += _planes(names, window, out, 1, ("DY", names.dy, False, False))
+    uses += _parameter_grads(names, out, inputs, kernel, partial=1)
+    sizes = ((num_out, 4), (window.outputs[0], 1), (num_in, 1))
+    return Work(names.calls, body, sizes, ((0, 2, 1),), 2, tuple(uses),
+                lambda t: gemm_cycles(t[0], t[2] * kernel, t[1] * width) + columns(t[2], t[1]) / 1.8, layer,
+                lambda t: (columns(t[2], t[1]),))  # fmt: skip
+
+
+def bias_gradient(names: Names, num_out: int, pixels: int) -> Work:
+    """Return the gradient of a bias alone. Loops: channels, pixels."""
+    out = Axis(num_out, 0)
+    uses = _loaded("DY", names.dy, out, Axis(pixels, 1)) + list(_parameter_grads(names, out, Axis(1), 1))
+    return Work(names.calls, "tcl_tile_bias_wg", ((num_out, 1), (pixels, 4)), ((0, 1),), 1, tuple(uses),
+                lambda t: ceil(t[0] / NUM_CORES) * t[1] * 2.5 + 100, _layer(names))  # fmt: skip
+
+
+def pooling(body: str, names: Names, window: Window, num_channels: int) -> Work:
+    """Return a pooling, by channels. `body` says which, and in which direction."""
+    channels = Axis(num_channels, 0)
+    inputs, outputs = (Axis(height * width) for height, width in (window.inputs, window.outputs))
+    is_global = "avgpool" in body and window.kernel == window.inputs and outputs.size == 1
+    if is_global:
+        inputs = Axis(inputs.size, 1)
+    uses = _loaded("X", names.x, channels, inputs) + _loaded("DY", names.dy, channels, outputs)
+    uses += _loaded("MASK", names.mask, channels, inputs)
+    uses += _stored(names, "Y", names.y, channels, outputs) + _stored(names, "DX", names.dx, channels, inputs)
+    if is_global:
+        sizes, body = ((num_channels, 1), (inputs.size, 4)), body.replace("avgpool", "globalpool")
+        return Work(names.calls, body, sizes, ((0, 1),), 1 if names.y else 2, tuple(uses),
+                    lambda t: ceil(t[0] / NUM_CORES) * (t[1] * 3 + 30) + 100, _layer(names, window))  # fmt: skip
+    work = window.kernel[0] * window.kernel[1] * outputs.size * 4 + outputs.size * 80
+    return Work(names.calls, body, ((num_channels, 1),), ((0,),), 1, tuple(uses),
+                lambda t: ceil(t[0] / NUM_CORES) * work + 100, _layer(names, window))  # fmt: skip
+
+
+def elementwise(
+    body: str,
+    calls: tuple[int, ...],
+    size: int,
+    *,
+    loads: Sequence[tuple[str, str]],
+    stores: Sequence[tuple[str, str]],
+    layer: tuple[tuple[str, int | float], ...] = (),
+    needs_rule: bool = False,
+    cycles: float = 8.0,
+) -> Work:
+    """Return an operation element by element; `cycles` of one element on one core."""
+    one, elements = Axis(1), Axis(size, 0)
+    uses = [Use(slot, tensor, one, elements, load=True) for slot, tensor in loads]
+    uses += [Use(slot, tensor, one, elements, store=True) for slot, tensor in stores]
+    per_tile: Callable[[Sequence[int]], float] = lambda t: t[0] / NUM_CORES * cycles + 100  # noqa: E731
+    return Work(calls, body, ((size, 4),), ((0,),), 1, tuple(uses), per_tile, layer, needs_rule=needs_rule)

@@ -1,0 +1,1 @@
+"""The half that trains on the workstation: nn.Module and datasets."""

@@ -1,0 +1,1 @@
+"""Nets: architectures, starting weights, freezing, folding."""

@@ -1,0 +1,1 @@
+"""What trained runs are good for: evaluation, prediction, export, pictures, reports."""

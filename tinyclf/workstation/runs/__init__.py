@@ -1,0 +1,1 @@
+"""Run directories: configuration, what a run leaves behind, logs."""

@@ -1,0 +1,1 @@
+"""Training on the workstation: the loop and what it works with."""
