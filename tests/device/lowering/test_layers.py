@@ -14,6 +14,7 @@ from tinyclf.device import targets
 from tinyclf.device.emit.program import Program
 from tinyclf.device.emit.project import emit
 from tinyclf.device.graph.ir import BlobOf, Call, Graph, Node, Phase, Role, Tensor, check, gradient_name
+from tinyclf.device.graph.kernels import BW, KERNELS, find
 from tinyclf.device.lowering.layers import LAYERS, Lowered
 from tinyclf.device.memory.placement import Placement
 from tinyclf.device.memory.plan import MemoryPlan
@@ -48,7 +49,7 @@ def _combined(lowered: Lowered) -> tuple[Call, ...]:
     (inputs,) = lowered.backward_input
     both = replace(
         inputs,
-        kernel=inputs.kernel.replace("_bw_input_grads_cl", "_bw_cl"),
+        kernel=find(KERNELS[inputs.kernel].layer, BW).symbol,
         reads=tuple({*params.reads, *inputs.reads}),
         writes=(*params.writes, *inputs.writes),
     )
@@ -61,13 +62,13 @@ def _in_place(lowered: Lowered, calls: tuple[Call, ...], zero: Tensor) -> tuple[
     shared = BlobOf(y, gradient_name(x) if lowered.backward_input else None)
     names = {x: y, gradient_name(y): gradient_name(x)}
     nodes = [
-        replace(node, fields=tuple((f, shared if v in (BlobOf(x), BlobOf(y)) else v) for f, v in node.fields))
+        replace(node, attributes=tuple((n, shared if v in (BlobOf(x), BlobOf(y)) else v) for n, v in node.attributes))
         for node in lowered.nodes
     ]
     before = []
     for source, copy in names.items() if lowered.backward_input else [(x, y)]:
         blobs = (("first", BlobOf(source)), ("second", BlobOf(zero.name)), ("output", BlobOf(copy)))
-        nodes.append(Node(f"{copy}.copy", "tcl_add_args", blobs))
+        nodes.append(Node(f"{copy}.copy", "add", blobs))
         before.append(Call("tcl_add_fp32_cl", f"{copy}.copy", Phase.FORWARD, (source, zero.name), (copy,)))
 
     def renamed(old: tuple[str, ...]) -> tuple[str, ...]:
@@ -82,7 +83,8 @@ def _cases_graph(*, combined: bool):
     tensors: dict[str, Tensor] = {}
     nodes, calls, values, expected, labels = [], [], {}, {}, {}
     for number, (layer, case) in enumerate(_all_cases()):
-        assert next(k for k in LAYERS if k.accepts(case.module)) is layer, f"{case.label} is lowered by another class"
+        accepting = [k for k in LAYERS if k.accepts(case.module)]
+        assert accepting == [layer], f"{case.label} is accepted by {accepting}"
         module = case.module.double()
         with torch.no_grad():
             for p in module.parameters():

@@ -7,20 +7,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from tinyclf.device.emit.args import c_fields
 from tinyclf.device.emit.c_text import c_identifiers, float_literal
 from tinyclf.device.emit.program import Program
 from tinyclf.device.emit.tiles import (
     direct_nodes,
+    is_forked,
     num_ops_before,
     tile_context,
     tile_rows,
 )
 from tinyclf.device.graph.ir import (
     PERSISTENT,
+    Attribute,
     BlobOf,
     Call,
     DataOf,
-    Field,
     Graph,
     Node,
     Role,
@@ -28,6 +30,7 @@ from tinyclf.device.graph.ir import (
     Tensor,
     gradient_name,
 )
+from tinyclf.device.graph.kernels import args_struct
 from tinyclf.recipe.update_rule import UpdateRule
 
 # Role of the tensor that is loaded for each step, the C name of the linked block that it comes from, the block's file.
@@ -66,7 +69,7 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
         offset = program.plan.offsets[tensor.name] // 4 + first * (tensor.num_elements // max(tensor.shape[0], 1))
         return f"{_block(tensor)} + {offset}"
 
-    def text(value: Field) -> str:
+    def text(value: Attribute) -> str:
         if isinstance(value, BlobOf):
             return f"&blob_{blob_ids[_blob_key(value, graph)]}"
         if isinstance(value, DataOf):
@@ -78,8 +81,8 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
         return float_literal(value) if isinstance(value, float) else str(value)
 
     def args(node: Node) -> dict[str, Any]:
-        fields = [(name, text(value)) for name, value in node.fields]
-        return {"id": f"args_{node_ids[node.name]}", "struct": node.struct, "fields": fields, "name": node.name}
+        fields = [(field, text(value)) for field, value in c_fields(node)]
+        return {"id": f"args_{node_ids[node.name]}", "struct": args_struct(node.kind), "fields": fields}
 
     return {
         "arena_size": program.plan.arena_bytes // 4,
@@ -170,7 +173,7 @@ def _gradient_of(field: BlobOf, graph: Graph) -> str | None:
 
 def _blobs(graph: Graph) -> list[_BlobKey]:
     """Return the blobs that nodes point to, in the order of the tensors."""
-    fields = (value for node in graph.nodes for _, value in node.fields if isinstance(value, BlobOf))
+    fields = (value for node in graph.nodes for _, value in node.attributes if isinstance(value, BlobOf))
     keys = dict.fromkeys(_blob_key(field, graph) for field in fields)
     order = {t.name: i for i, t in enumerate(graph.tensors)}
     return sorted(keys, key=lambda key: order[key[0]])
@@ -214,7 +217,7 @@ def _call_rows(
             {
                 "kernel": symbol,
                 "args": f"args_{node_ids[call.node]}",
-                "fork": int(call.fork),
+                "fork": is_forked(call),
                 "first_trace": first_trace,
                 "num_traces": len(written),
                 "phase": call.phase.value,

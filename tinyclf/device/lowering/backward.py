@@ -10,8 +10,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from tinyclf.device.graph.ir import BlobOf, Call, Field, Node, Phase, Role, Tensor, gradient_name
-from tinyclf.device.lowering.layers import Lowered
+from tinyclf.device.graph.ir import Attribute, BlobOf, Call, Node, Phase, Role, Tensor, gradient_name
+from tinyclf.device.graph.kernels import FW, find
+from tinyclf.device.lowering.layer import Lowered
 
 
 def values_with_gradient(layers: Sequence[Lowered]) -> frozenset[str]:
@@ -117,12 +118,12 @@ class Backward:
         return [replace(call, reads=renamed(call.reads), writes=renamed(call.writes)) for call in calls]
 
     def _bound(self, node: Node, gradients: Mapping[str, str]) -> Node:
-        def bound(field: Field) -> Field:
-            if not isinstance(field, BlobOf) or field.tensor not in self._place:
-                return field
-            return replace(field, tensor=self._place[field.tensor], gradient=gradients.get(field.tensor))
+        def bound(value: Attribute) -> Attribute:
+            if not isinstance(value, BlobOf) or value.tensor not in self._place:
+                return value
+            return replace(value, tensor=self._place[value.tensor], gradient=gradients.get(value.tensor))
 
-        return replace(node, fields=tuple((name, bound(field)) for name, field in node.fields))
+        return replace(node, attributes=tuple((name, bound(value)) for name, value in node.attributes))
 
     def _new(self, value: Tensor) -> str:
         """Return a new tensor for a gradient of `value`: the first has the name of the value's tensor."""
@@ -148,6 +149,6 @@ class Backward:
         self._num_holders[into] += 1
         self._gradient[value.name] = into
         name = f"{gradient_name(value.name)}.sum{self._num_given[value.name] - 1}"
-        fields = (("first", BlobOf(so_far)), ("second", BlobOf(given)), ("output", BlobOf(into)))
-        self.nodes[name] = Node(name, "tcl_add_args", fields)
-        return [Call("tcl_add_fp32_cl", name, Phase.BACKWARD, (so_far, given), (into,))]
+        terms = (("first", BlobOf(so_far)), ("second", BlobOf(given)), ("output", BlobOf(into)))
+        self.nodes[name] = Node(name, "add", terms)
+        return [Call(find("add", FW).symbol, name, Phase.BACKWARD, (so_far, given), (into,))]

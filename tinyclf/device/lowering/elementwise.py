@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
 
 from torch import nn
 
 from tinyclf.device.graph.ir import BlobOf, Call, Node, Phase, Tensor, gradient_name
+from tinyclf.device.graph.kernels import FW, IG, find
 from tinyclf.device.lowering.layer import Case, Layer, Lowered, output_tensor
 from tinyclf.device.lowering.tracing import Add as AddModule
 
@@ -15,16 +15,12 @@ from tinyclf.device.lowering.tracing import Add as AddModule
 class _Activation(Layer):
     """A function of each element whose gradient can be told from its output as well as from its input."""
 
-    struct: ClassVar[str]
-    forward: ClassVar[str]
-    backward: ClassVar[str]
-
     @classmethod
     def lower(cls, name: str, module: nn.Module, *inputs: Tensor) -> Lowered:
         """Lower to one node with input and output, which may be the same blob."""
         (x,) = inputs
         y = output_tensor(name, x.shape)
-        node = Node(name, cls.struct, (("input", BlobOf(x.name)), ("output", BlobOf(y.name))))
+        node = Node(name, cls.kind, (("input", BlobOf(x.name)), ("output", BlobOf(y.name))))
         reads, writes = (x.name, gradient_name(y.name)), (gradient_name(x.name),)
         return Lowered(
             name=name,
@@ -32,8 +28,8 @@ class _Activation(Layer):
             output=y,
             parameters=(),
             nodes=(node,),
-            forward=(Call(cls.forward, name, Phase.FORWARD, (x.name,), (y.name,)),),
-            backward_input=(Call(cls.backward, name, Phase.BACKWARD, reads, writes),),
+            forward=(Call(find(cls.kind, FW).symbol, name, Phase.FORWARD, (x.name,), (y.name,)),),
+            backward_input=(Call(find(cls.kind, IG).symbol, name, Phase.BACKWARD, reads, writes),),
             in_place=True,
         )
 
@@ -42,9 +38,7 @@ class ReLU(_Activation):
     """ReLU: a gradient passes where the output is positive, which is where the input was."""
 
     torch_type = nn.ReLU
-    struct = "act_args"
-    forward = "pulp_relu_fp32_fw_cl"
-    backward = "pulp_relu_fp32_bw_cl"
+    kind = "relu"
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -58,9 +52,7 @@ class ReLU6(_Activation):
     """ReLU6: a gradient passes where the output is above 0 and below 6, which is where the input was."""
 
     torch_type = nn.ReLU6
-    struct = "tcl_relu6_args"
-    forward = "tcl_relu6_fp32_fw_cl"
-    backward = "tcl_relu6_fp32_bw_cl"
+    kind = "relu6"
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -74,6 +66,7 @@ class Add(Layer):
     """The sum of two tensors of the same shape; both get the gradient of the sum as it is."""
 
     torch_type = AddModule
+    kind = "add"
 
     @classmethod
     def lower(cls, name: str, module: nn.Module, *inputs: Tensor) -> Lowered:
@@ -81,8 +74,8 @@ class Add(Layer):
         first, second = inputs
         y = output_tensor(name, first.shape)
         blobs = (("first", BlobOf(first.name)), ("second", BlobOf(second.name)), ("output", BlobOf(y.name)))
-        node = Node(name, "tcl_add_args", blobs)
-        add = Call("tcl_add_fp32_cl", name, Phase.FORWARD, (first.name, second.name), (y.name,))
+        node = Node(name, cls.kind, blobs)
+        add = Call(find(cls.kind, FW).symbol, name, Phase.FORWARD, (first.name, second.name), (y.name,))
         return Lowered(name, inputs, y, (), (node,), (add,), backward_input=(), in_place=True)
 
     @staticmethod

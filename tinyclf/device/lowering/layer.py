@@ -52,9 +52,10 @@ class Lowered:
 
 
 class Layer:
-    """What every layer class has. A kernel name is always written whole, so that it can be searched for."""
+    """What every layer class has. Kernels are named in the table of kernels, by `kind` and direction."""
 
     torch_type: ClassVar[type[nn.Module]]
+    kind: ClassVar[str]  # its layer in the table of kernels
 
     @classmethod
     def accepts(cls, module: nn.Module) -> bool:

@@ -14,7 +14,8 @@ from math import prod
 from torch import fx, nn
 
 from tinyclf.base.errors import BadInput, Unsupported
-from tinyclf.device.graph.ir import BlobOf, Call, DataOf, Field, Graph, Node, Phase, Role, Tensor, check, gradient_name
+from tinyclf.device.graph.ir import BlobOf, Call, DataOf, Graph, Node, Phase, Role, Tensor, check, gradient_name
+from tinyclf.device.graph.kernels import FW, IG, find
 from tinyclf.device.lowering.backward import Backward, shared_tensors, values_with_gradient
 from tinyclf.device.lowering.layers import LAYERS, Lowered
 from tinyclf.device.lowering.tracing import Add, as_module_calls, shapes
@@ -58,7 +59,7 @@ def training_graph(
     loss = Tensor("loss", (1,), Role.ACTIVATION)
 
     tensors = {t.name: t for t in (image, label, loss)}
-    nodes = {"loss": _loss_node(logits, label, loss)}
+    nodes = {"loss": _loss_node(rule.loss, logits, label, loss)}
     calls: list[Call] = []
     for layer in layers:
         tensors |= {t.name: t for t in (*layer.parameters, layer.output) if place.get(t.name, t.name) == t.name}
@@ -195,25 +196,15 @@ def _check_uses(traced: fx.GraphModule, layers: list[Lowered], result: Tensor) -
             owners[id(parameter)] = layer.name
 
 
-def _loss_node(logits: Tensor, label: Tensor, loss: Tensor) -> Node:
-    fields: tuple[tuple[str, Field], ...] = (
-        ("output", BlobOf(logits.name)),
-        ("target", DataOf(label.name)),
-        ("wr_loss", DataOf(loss.name)),
+def _loss_node(kind: str, logits: Tensor, label: Tensor, loss: Tensor) -> Node:
+    return Node(
+        "loss", kind, (("output", BlobOf(logits.name)), ("target", DataOf(label.name)), ("loss", DataOf(loss.name)))
     )
-    return Node("loss", "loss_args", fields)
-
-
-_LOSS_KERNELS = {
-    "cross_entropy": ("pulp_CrossEntropyLoss", "pulp_CrossEntropyLoss_backward"),
-    "mse": ("pulp_MSELoss", "pulp_MSELoss_backward"),
-}
 
 
 def _loss_calls(rule: UpdateRule, logits: Tensor, label: Tensor, loss: Tensor, grad: str) -> list[Call]:
     reads = (logits.name, label.name)
-    forward, backward = _LOSS_KERNELS[rule.loss]
     return [
-        Call(forward, "loss", Phase.LOSS, reads, (loss.name,)),
-        Call(backward, "loss", Phase.BACKWARD, reads, (grad,)),
+        Call(find(rule.loss, FW).symbol, "loss", Phase.LOSS, reads, (loss.name,)),
+        Call(find(rule.loss, IG).symbol, "loss", Phase.BACKWARD, reads, (grad,)),
     ]

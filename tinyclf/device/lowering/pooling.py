@@ -6,38 +6,25 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from tinyclf.device.graph.ir import BlobOf, Call, Field, Node, Phase, Tensor, gradient_name
+from tinyclf.device.graph.ir import Attribute, BlobOf, Call, Node, Phase, Tensor, Window, gradient_name
+from tinyclf.device.graph.kernels import FW, IG, find
 from tinyclf.device.lowering.layer import Case, Layer, Lowered, output_tensor, pair
 
 
-def _window_fields(
-    x: Tensor, y: Tensor, window: tuple[int, int], stride: tuple[int, int]
-) -> tuple[tuple[str, Field], ...]:
-    return (
-        ("input", BlobOf(x.name)),
-        ("output", BlobOf(y.name)),
-        ("Hker", window[0]),
-        ("Wker", window[1]),
-        ("Hstride", stride[0]),
-        ("Wstride", stride[1]),
-    )
+def _attributes(x: Tensor, y: Tensor, window: Window) -> tuple[tuple[str, Attribute], ...]:
+    return (("input", BlobOf(x.name)), ("output", BlobOf(y.name)), ("window", window))
 
 
-def _pooled(
-    name: str, x: Tensor, window: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int] = (0, 0)
-) -> Tensor:
+def _pooled(name: str, x: Tensor, window: Window) -> Tensor:
     """Return the output of a layer with a window."""
-    height, width = (
-        (size + 2 * pad - kernel) // step + 1
-        for size, pad, kernel, step in zip(x.shape[1:], padding, window, stride, strict=True)
-    )
-    return output_tensor(name, (x.shape[0], height, width))
+    return output_tensor(name, (x.shape[0], *window.outputs(x.shape[1:])))
 
 
 class AvgPool(Layer):
     """Average pooling without padding; globally, it gives (C, 1, 1)."""
 
     torch_type = nn.AvgPool2d
+    kind = "avgpool"
 
     @classmethod
     def accepts(cls, module: nn.Module) -> bool:
@@ -53,22 +40,22 @@ class AvgPool(Layer):
 
     @classmethod
     def lower(cls, name: str, module: nn.Module, *inputs: Tensor) -> Lowered:
-        """Lower to pool_args; the kernels are bodies that the caller forks."""
+        """Lower to one node; a global average is that of one window."""
         (x,) = inputs
         if isinstance(module, nn.AvgPool2d):
-            window, stride = pair(module.kernel_size), pair(module.stride)
+            window = Window(pair(module.kernel_size), pair(module.stride))
         else:
-            window, stride = (x.shape[1], x.shape[2]), (1, 1)
-        y = _pooled(name, x, window, stride)
+            window = Window((x.shape[1], x.shape[2]))
+        y = _pooled(name, x, window)
         grads = (gradient_name(y.name),), (gradient_name(x.name),)
         return Lowered(
             name=name,
             inputs=inputs,
             output=y,
             parameters=(),
-            nodes=(Node(name, "pool_args", _window_fields(x, y, window, stride)),),
-            forward=(Call("pulp_avgpool_fp32_fw_cl", name, Phase.FORWARD, (x.name,), (y.name,), fork=True),),
-            backward_input=(Call("pulp_avgpool_fp32_bw_cl", name, Phase.BACKWARD, *grads, fork=True),),
+            nodes=(Node(name, cls.kind, _attributes(x, y, window)),),
+            forward=(Call(find(cls.kind, FW).symbol, name, Phase.FORWARD, (x.name,), (y.name,)),),
+            backward_input=(Call(find(cls.kind, IG).symbol, name, Phase.BACKWARD, *grads),),
         )
 
     @staticmethod
@@ -84,6 +71,7 @@ class MaxPool(Layer):
     """Maximum pooling; the backward pass finds the maxima again, so it reads the input."""
 
     torch_type = nn.MaxPool2d
+    kind = "maxpool"
 
     @classmethod
     def accepts(cls, module: nn.Module) -> bool:
@@ -97,21 +85,21 @@ class MaxPool(Layer):
 
     @classmethod
     def lower(cls, name: str, module: nn.Module, *inputs: Tensor) -> Lowered:
-        """Lower to tcl_maxpool_args."""
+        """Lower to one node."""
         (x,) = inputs
         assert isinstance(module, nn.MaxPool2d)
-        window, stride, padding = pair(module.kernel_size), pair(module.stride), pair(module.padding)
-        y = _pooled(name, x, window, stride, padding)
-        pads = (("Lpad", padding[1]), ("Rpad", padding[1]), ("Upad", padding[0]), ("Dpad", padding[0]))
+        above, beside = pair(module.padding)
+        window = Window(pair(module.kernel_size), pair(module.stride), (above, above, beside, beside))
+        y = _pooled(name, x, window)
         reads, writes = (x.name, gradient_name(y.name)), (gradient_name(x.name),)
         return Lowered(
             name=name,
             inputs=inputs,
             output=y,
             parameters=(),
-            nodes=(Node(name, "tcl_maxpool_args", (*_window_fields(x, y, window, stride), *pads)),),
-            forward=(Call("tcl_maxpool_fp32_fw_cl", name, Phase.FORWARD, (x.name,), (y.name,)),),
-            backward_input=(Call("tcl_maxpool_fp32_bw_cl", name, Phase.BACKWARD, reads, writes),),
+            nodes=(Node(name, cls.kind, _attributes(x, y, window)),),
+            forward=(Call(find(cls.kind, FW).symbol, name, Phase.FORWARD, (x.name,), (y.name,)),),
+            backward_input=(Call(find(cls.kind, IG).symbol, name, Phase.BACKWARD, reads, writes),),
         )
 
     @staticmethod

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tinyclf.device.graph.ir import BlobOf, Call, DataOf, Field, Node, Phase, Role, RuleOf, Tensor, gradient_name
-from tinyclf.device.lowering.layers import Lowered
+from tinyclf.device.graph.ir import Attribute, BlobOf, Call, DataOf, Node, Phase, Role, RuleOf, Tensor, gradient_name
+from tinyclf.device.graph.kernels import UPDATE, find
+from tinyclf.device.lowering.layer import Lowered
 from tinyclf.recipe.update_rule import UpdateRule
 
 NUM_NORM_BLOCKS = 16  # TCL_NORM_BLOCKS of tcl_update_fp32.h
@@ -55,40 +56,42 @@ class Updates:
     def _waiting_gradient(self, parameter: Tensor) -> str:
         return f"{parameter.name}.accumulated" if self.rule.batch > 1 else gradient_name(parameter.name)
 
-    def _node(self, name: str, struct: str, *fields: tuple[str, Field]) -> str:
-        self.nodes[name] = Node(name, struct, fields)
+    def _node(self, name: str, kind: str, *attributes: tuple[str, Attribute]) -> str:
+        self.nodes[name] = Node(name, kind, attributes)
         return name
+
+    def _call(self, node: str, reads: tuple[str, ...], writes: tuple[str, ...], phase: Phase = Phase.UPDATE) -> Call:
+        """Return the call of a node."""
+        return Call(find(self.nodes[node].kind, UPDATE).symbol, node, phase, reads, writes)
 
     def _descend(self, layer: Lowered) -> Call:
         """Update all trained parameters of a layer with upstream's function."""
         first, *second = layer.trained  # to the kernel any parameter can be the weights or the biases
-        more: tuple[tuple[str, Field], ...] = ()
-        if second:
-            more = (("biases", _trained_part(second[0])), ("use_biases", 1))
+        more = [("bias", _trained_part(parameter)) for parameter in second]
         node = self._node(
             f"{layer.name}.sgd",
-            "optim_args",
-            ("weights", _trained_part(first)),
+            "descent",
+            ("weight", _trained_part(first)),
             ("learning_rate", self.rule.learning_rate),
-            ("weight_decay_lambda", self.rule.weight_decay),
+            ("weight_decay", self.rule.weight_decay),
             *more,
         )
         names = tuple(p.name for p in layer.trained)
         reads = (*names, *(gradient_name(n) for n in names))
-        return Call("pulp_gradient_descent_fp32", node, Phase.UPDATE, reads, names, fork=True)
+        return self._call(node, reads, names)
 
     def _accumulate(self, parameter: Tensor) -> Call:
         total = self._waiting_gradient(parameter)
         self.tensors[total] = Tensor(total, parameter.trained_shape, Role.ACCUMULATED)
         node = self._node(
             f"{parameter.name}.accumulate",
-            "tcl_accumulate_args",
-            ("weights", _trained_part(parameter)),
+            "accumulate",
+            ("weight", _trained_part(parameter)),
             ("sum", DataOf(total)),
             ("rule", RuleOf()),
         )
         reads = (gradient_name(parameter.name), total)
-        return Call("tcl_accumulate_fp32", node, Phase.BACKWARD, reads, (total,), fork=True)
+        return self._call(node, reads, (total,), Phase.BACKWARD)
 
     def _clip(self, pairs: Sequence[tuple[Tensor, str]]) -> list[Call]:
         """Return the calls that lower the rule's scale of gradients where their norm is too large."""
@@ -99,12 +102,12 @@ class Updates:
         calls = []
         for i, (parameter, gradient) in enumerate(pairs):
             blob = _trained_part(parameter, gradient)
-            fields: tuple[tuple[str, Field], ...] = (("weights", blob), ("sums", DataOf(sums.name)), ("index", i))
-            node = self._node(f"{parameter.name}.norm", "tcl_norm_args", *fields)
-            calls.append(Call("tcl_squared_norm_fp32", node, Phase.UPDATE, (gradient,), (sums.name,), fork=True))
-        fields = (("sums", DataOf(sums.name)), ("num_sums", sums.num_elements), ("rule", RuleOf()))
-        node = self._node("update.clip", "tcl_clip_args", *fields)
-        return [*calls, Call("tcl_clip_fp32", node, Phase.UPDATE, (sums.name,), ())]
+            name = f"{parameter.name}.norm"
+            node = self._node(name, "norm", ("weight", blob), ("sums", DataOf(sums.name)), ("index", i))
+            calls.append(self._call(node, (gradient,), (sums.name,)))
+        all_sums = (("sums", DataOf(sums.name)), ("num_sums", sums.num_elements), ("rule", RuleOf()))
+        node = self._node("update.clip", "clip", *all_sums)
+        return [*calls, self._call(node, (sums.name,), ())]
 
     def _update(self, parameter: Tensor, gradient: str) -> Call:
         """Update one parameter by `gradient`, which may be a batch's sum."""
@@ -112,11 +115,9 @@ class Updates:
         self.tensors |= {name: Tensor(name, parameter.trained_shape, Role.STATE) for name in states}
         node = self._node(
             f"{parameter.name}.update",
-            "tcl_update_args",
-            ("weights", _trained_part(parameter, gradient)),
+            self.rule.optimizer,
+            ("weight", _trained_part(parameter, gradient)),
             *((field, DataOf(name)) for field, name in zip(_STATE_FIELDS, states, strict=False)),
             ("rule", RuleOf()),
         )
-        kernel = "tcl_adam_fp32" if self.rule.optimizer == "adam" else "tcl_sgd_fp32"
-        reads = (parameter.name, gradient, *states)
-        return Call(kernel, node, Phase.UPDATE, reads, (parameter.name, *states), fork=True)
+        return self._call(node, (parameter.name, gradient, *states), (parameter.name, *states))

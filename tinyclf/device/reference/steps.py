@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from tinyclf.device.graph.kernels import IG, find
+from tinyclf.device.lowering.layers import LAYERS
 from tinyclf.device.lowering.tracing import as_module_calls
 from tinyclf.recipe.channels import partial_parameters
 from tinyclf.recipe.update_rule import UpdateRule
@@ -86,11 +88,42 @@ class _MaxPool(_Kink):
         return places
 
 
+class _Piecewise(_Kink):
+    """A function of each element whose derivative jumps at `places`; the device reports its input.
+
+    At a tie the derivative is the one at the device's input.
+    """
+
+    def __init__(self, tie: float, module: nn.Module, places: Sequence[float]) -> None:
+        super().__init__(tie)
+        self.module = module
+        self.places = torch.tensor(sorted(places), dtype=torch.float64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.result = here = x.detach().clone()[0]
+        y: torch.Tensor = self.module(x.clone())
+        if self.device is None or self.device.shape != here.shape:
+            return y
+        there = self.device.to(here.dtype)
+        margin = self.tie * here.abs().max()
+        is_tie = ((here[..., None] - self.places).abs() <= margin).any(-1)
+        is_tie &= torch.bucketize(here, self.places) != torch.bucketize(there, self.places)
+        at = self._resolve(here, there, is_tie)[None]
+        moved: torch.Tensor = self.module(at + (x - x.detach()))
+        return y.detach() + (moved - moved.detach())
+
+
 def _kink(module: nn.Module, tie: float) -> _Kink:
-    """Return the layer that stands for `module`."""
+    """Return the layer that stands for `module`, whose kink is in the table of kernels."""
+    kind = next(layer.kind for layer in LAYERS if layer.accepts(module))
+    kink = find(kind, IG).kink
+    assert kink, f"{module} has no kink"
     if isinstance(module, nn.MaxPool2d):
         return _MaxPool(tie, module)
-    return _ReLU(tie, upper=6.0 if isinstance(module, nn.ReLU6) else math.inf)
+    if kink.of == "input":
+        return _Piecewise(tie, module, kink.places)
+    _, *upper = kink.places
+    return _ReLU(tie, *upper)
 
 
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
