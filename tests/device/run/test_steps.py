@@ -321,6 +321,33 @@ def test_ties_of_relu6_and_maximum_pooling_follow_the_device_too() -> None:
         assert torch.equal(kink(value), expected)
 
 
+@pytest.mark.parametrize(
+    ("module", "x", "device", "slopes", "ties"),
+    [
+        (nn.LeakyReLU(0.25), [1e-6, -1e-6, 1.0], [-1e-7, 1e-6, -0.25], [0.25, 1, 1], 2),
+        (nn.Hardsigmoid(), [3 - 1e-6, 3 + 1e-6, 2.9], [1.0, 0.999, 1.0], [0, 1 / 6, 1 / 6], 2),
+        (nn.Hardsigmoid(), [-3 - 1e-6, -3 + 1e-6, -2.9], [1e-7, 0.0, 0.0], [1 / 6, 0, 1 / 6], 2),
+        (nn.Hardswish(), [3 - 1e-6, 3 + 1e-6, 2.7], [3.0, 2.999, 3.0], [1, 1.5, 1.4], 2),  # by the input
+        (nn.Hardswish(), [-3 - 1e-6, -3 + 1e-6, -2.7], [-2.999, -3.0, -3.0], [-0.5, 0, -0.4], 2),
+    ],
+)
+def test_ties_of_other_activations_follow_the_device(
+    module: nn.Module, x: list[float], device: list[float], slopes: list[float], ties: int
+) -> None:
+    kink = _kink(module, 1e-4)
+    kink.device = torch.tensor([[device]])
+    value = torch.tensor([[[x]]], dtype=torch.float64, requires_grad=True)
+    expected = module(value.detach())
+    y = kink(value)
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=2e-6)
+    y.backward(torch.ones_like(y))
+    assert value.grad is not None
+    np.testing.assert_allclose(value.grad[0, 0, 0], slopes, atol=1e-5)
+    assert kink.num_ties == ties
+    kink.device = None
+    torch.testing.assert_close(kink(value), expected, rtol=1e-12, atol=1e-12)
+
+
 def test_comparison_fails_on_every_kind_of_difference() -> None:
     expected = np.array([1.0, -2.0, 0.5])
     assert relative_error(expected.astype(np.float32), expected) == 0.0
