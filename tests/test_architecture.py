@@ -29,7 +29,7 @@ ALLOWED = {
     "device.lowering": "graph memory",
     "device.footprint": "graph memory targets tiles",
     "device.emit": "graph memory targets tiles",
-    "device.reference": "graph lowering",
+    "device.reference": "lowering",
     "device.run": "emit footprint graph lowering memory reference targets tiles",
     "jobs": "device.* workstation.*",
     "cli": "device.* jobs workstation.*",

@@ -211,7 +211,12 @@ def test_functions_and_repeated_calls_are_layers_of_their_own() -> None:
     [
         (lambda n, x: n.a(x) + n.p(x), r"'add' cannot be lowered: a sum of shapes \(1, 3, 8, 8\) and \(1, 3, 1, 1\)"),
         (lambda n, x: n.a(x) + 1, r"'add' cannot be lowered: add with 1 is computed outside of a layer"),
-        (lambda n, x: n.a(x) * x, r"'mul' cannot be lowered: mul is computed outside of a layer"),
+        (lambda n, x: n.a(x) * 2, r"'mul' cannot be lowered: mul with 2 is computed outside of a layer"),
+        (lambda n, x: (y := n.a(x)) * y, r"'mul' cannot be lowered: a product of a tensor with itself"),
+        (
+            lambda n, x: n.a(x) * n.a2(x),
+            r"'mul' .*: a product of shapes \(1, 3, 8, 8\) and \(1, 1, 8, 8\) \(broadcasting\)",
+        ),
         (lambda n, x: n.a(n.a(x)), r"layer 'a' cannot be lowered: it is called twice"),
         (lambda n, x: n.b(n.a(x)), r"layer 'b' cannot be lowered: 'a' has its weight too"),
         (lambda n, x: n.r(y := n.a(x)) + y, r"layer 'r' .* works in place on what others use too: set inplace=False"),
@@ -225,6 +230,7 @@ def test_what_cannot_be_lowered_is_refused_with_its_reason(
     body: Callable[[_Net, torch.Tensor], torch.Tensor], message: str
 ) -> None:
     net = _Net(body, a=_conv(), b=_conv(), r=nn.ReLU(inplace=True), p=nn.AdaptiveAvgPool2d(1), l=nn.Linear(8, 8))
+    net.a2 = nn.Conv2d(3, 1, 1)
     net.b.weight = net.a.weight
     with pytest.raises(Unsupported, match=message):
         _graph_of(net)

@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.kit.targets import on_targets, takes_long
 from tinyclf.device.graph.macs import num_macs
-from tinyclf.device.reference.steps import _kink, _Piecewise, cross_entropy, relative_error, training_steps
+from tinyclf.device.reference.steps import _kink, cross_entropy, relative_error, training_steps
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.program import make_program
 from tinyclf.device.run.step_report import Report
@@ -321,17 +321,31 @@ def test_ties_of_relu6_and_maximum_pooling_follow_the_device_too() -> None:
         assert torch.equal(kink(value), expected)
 
 
-def test_ties_of_functions_with_jumps_take_the_devices_derivative() -> None:
-    # Hard swish is 0 below -3, x (x + 3) / 6 up to 3, x above: its derivative jumps from 0 to -0.5, and from 1.5 to 1.
-    kink = _Piecewise(1e-4, nn.Hardswish(), (-3.0, 3.0))
-    kink.device = torch.tensor([[-3.0001, 2.9999, 2.0, 4.0]])
-    value = torch.tensor([[[-3 + 1e-6, 3 + 1e-6, 3.1, 4.0]]], dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize(
+    ("module", "x", "device", "slopes", "ties"),
+    [
+        (nn.LeakyReLU(0.25), [1e-6, -1e-6, 1.0], [-1e-7, 1e-6, -0.25], [0.25, 1, 1], 2),
+        (nn.Hardsigmoid(), [3 - 1e-6, 3 + 1e-6, 2.9], [1.0, 0.999, 1.0], [0, 1 / 6, 1 / 6], 2),
+        (nn.Hardsigmoid(), [-3 - 1e-6, -3 + 1e-6, -2.9], [1e-7, 0.0, 0.0], [1 / 6, 0, 1 / 6], 2),
+        (nn.Hardswish(), [3 - 1e-6, 3 + 1e-6, 2.7], [3.0, 2.999, 3.0], [1, 1.5, 1.4], 2),  # by the input
+        (nn.Hardswish(), [-3 - 1e-6, -3 + 1e-6, -2.7], [-2.999, -3.0, -3.0], [-0.5, 0, -0.4], 2),
+    ],
+)
+def test_ties_of_other_activations_follow_the_device(
+    module: nn.Module, x: list[float], device: list[float], slopes: list[float], ties: int
+) -> None:
+    kink = _kink(module, 1e-4)
+    kink.device = torch.tensor([[device]])
+    value = torch.tensor([[[x]]], dtype=torch.float64, requires_grad=True)
+    expected = module(value.detach())
     y = kink(value)
-    assert torch.equal(y, nn.functional.hardswish(value.detach()))
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=2e-6)
     y.backward(torch.ones_like(y))
     assert value.grad is not None
-    torch.testing.assert_close(value.grad[0, 0], torch.tensor([0, 1.5, 1, 1]).double(), rtol=0, atol=1e-3)
-    assert kink.num_ties == 2
+    np.testing.assert_allclose(value.grad[0, 0, 0], slopes, atol=1e-5)
+    assert kink.num_ties == ties
+    kink.device = None
+    torch.testing.assert_close(kink(value), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_comparison_fails_on_every_kind_of_difference() -> None:

@@ -37,8 +37,11 @@ def shared_tensors(layers: Sequence[Lowered], needed: frozenset[str]) -> dict[st
     for layer in layers:
         y = layer.output.name
         place[y] = y
+        own = set() if layer.keeps_input else {layer.name}
         for x in layer.inputs if layer.in_place else ():
-            others = {reader for value in held[place[x.name]] for reader in readers[value]} - {layer.name}
+            if x.num_elements != layer.output.num_elements:
+                continue
+            others = {reader for value in held[place[x.name]] for reader in readers[value]} - own
             if x.role is not Role.INPUT and users[x.name] == 1 and not others:
                 place[y] = place[x.name]
                 break
@@ -51,11 +54,16 @@ def _backward_readers(layers: Sequence[Lowered], needed: frozenset[str]) -> dict
     readers: dict[str, set[str]] = defaultdict(set)
     for layer in layers:
         if layer.output.name in needed:
-            calls = layer.backward_input if needed & {x.name for x in layer.inputs} else ()
-            for call in (*calls, *layer.backward_parameters):
+            for call in (*_input_calls(layer, needed), *layer.backward_parameters):
                 for name in call.reads:
                     readers[name].add(layer.name)
     return readers
+
+
+def _input_calls(layer: Lowered, needed: frozenset[str]) -> list[Call]:
+    """Return the calls that write a gradient of an input which is needed."""
+    gradients = {gradient_name(x.name) for x in layer.inputs if x.name in needed}
+    return [call for call in layer.backward_input if gradients & {*call.writes}]
 
 
 class Backward:
@@ -88,10 +96,10 @@ class Backward:
         calls: list[Call] = []
         gradients = {layer.output.name: given}
         if wanted and layer.backward_input:
-            (x,) = wanted
             is_free = layer.in_place and self._num_holders[given] == 1
-            gradients[x.name] = given if is_free else self._new(x)
-            calls += self._placed(layer.backward_input, layer, gradients)
+            for x in wanted:
+                gradients[x.name] = given if is_free and x is layer.inputs[0] else self._new(x)
+            calls += self._placed(_input_calls(layer, self._needed), layer, gradients)
         for x in wanted:
             calls += self._give(x, gradients.get(x.name, given))
         calls += self._placed(layer.backward_parameters, layer, gradients)

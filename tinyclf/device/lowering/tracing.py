@@ -25,6 +25,25 @@ class Add(nn.Module):
         return first + second
 
 
+class Product(nn.Module):
+    """The product of two tensors, one of which may be a factor for each channel; `inplace` as that of `Add`."""
+
+    def __init__(self, *, inplace: bool = False) -> None:
+        super().__init__()
+        self.inplace = inplace
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Return first * second."""
+        return first * second
+
+
+# Modules that pytorchcv writes with functions -> the one of torch that computes the same.
+_SAME = {
+    "pytorchcv.models.common.HSigmoid": nn.Hardsigmoid,
+    "pytorchcv.models.common.HSwish": nn.Hardswish,
+    "pytorchcv.models.common.Swish": nn.SiLU,
+}
+
 # What a function or method of a tensor is as a module; keyword arguments go to the module.
 _MODULES: dict[Any, Callable[..., nn.Module]] = {
     operator.add: Add,
@@ -37,6 +56,21 @@ _MODULES: dict[Any, Callable[..., nn.Module]] = {
     nn.functional.relu6: nn.ReLU6,
     "relu": nn.ReLU,
     "relu_": lambda: nn.ReLU(inplace=True),
+    operator.mul: Product,
+    operator.imul: lambda: Product(inplace=True),
+    torch.mul: Product,
+    "mul": Product,
+    "mul_": lambda: Product(inplace=True),
+    torch.sigmoid: nn.Sigmoid,
+    nn.functional.sigmoid: nn.Sigmoid,
+    "sigmoid": nn.Sigmoid,
+    nn.functional.silu: nn.SiLU,
+    nn.functional.hardsigmoid: nn.Hardsigmoid,
+    nn.functional.hardswish: nn.Hardswish,
+    nn.functional.leaky_relu: nn.LeakyReLU,
+    nn.functional.avg_pool2d: nn.AvgPool2d,
+    nn.functional.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
+    nn.functional.max_pool2d: nn.MaxPool2d,
     torch.flatten: lambda start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim),
 }
 
@@ -60,6 +94,9 @@ def as_module_calls(model: nn.Module) -> fx.GraphModule:
                 _call(traced, node, _unused(traced, node.name), module, operands)
         elif node.op == "call_module":
             module = traced.get_submodule(node.target)
+            if same := _SAME.get(_class_name(module)):
+                module = same().train(traced.training)
+                traced.set_submodule(node.target, module)
             if node.target in called and next(module.parameters(), None) is None:
                 _call(traced, node, _unused(traced, node.target), copy.deepcopy(module), node.args)
             called.add(node.target)
@@ -67,9 +104,20 @@ def as_module_calls(model: nn.Module) -> fx.GraphModule:
     return traced
 
 
+def _class_name(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+class _Tracer(fx.Tracer):
+    """Looks into all modules but torch's own and those that compute the same as one of these."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return _class_name(m) in _SAME or super().is_leaf_module(m, module_qualified_name)
+
+
 def _trace(model: nn.Module) -> fx.GraphModule:
     try:
-        return fx.symbolic_trace(model)
+        return fx.GraphModule(model, _Tracer().trace(model), type(model).__name__)
     except Exception as error:  # whatever the net's own code does with a stand-in for its input
         raise Unsupported(f"{type(model).__name__} cannot be traced by torch.fx: {_first_line(error)}") from error
 
@@ -82,15 +130,14 @@ def _as_module(node: fx.Node) -> nn.Module | None:
     """Return the module that does the same as a function's call, or None if there is none."""
     make = _MODULES.get(node.target)
     others = [a for a in node.args if not isinstance(a, fx.Node)]
-    if make is None or len(node.args) - len(others) != (2 if make in _SUMS else 1):
+    if make is None:
         return None
     try:
-        return make(*others, **node.kwargs)
+        module = make(*others, **node.kwargs)
     except TypeError:  # an argument that the module has none for
         return None
-
-
-_SUMS = {make for target, make in _MODULES.items() if isinstance(make(), Add)}
+    num_operands = 2 if isinstance(module, Add | Product) else 1
+    return module if len(node.args) - len(others) == num_operands else None
 
 
 def _unused(traced: fx.GraphModule, name: str) -> str:
