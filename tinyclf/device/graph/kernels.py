@@ -21,6 +21,7 @@ from tinyclf.device.graph.tile_bodies import (
     elementwise,
     map_tile,
 )
+from tinyclf.recipe.optimizers import OPTIMIZERS, Optimizer
 
 # Directions of a layer. BW: both gradients by one function, of upstream's API; no graph has such a call.
 FW, IG, WG, BW, UPDATE = "forward", "input gradient", "parameter gradients", "backward", "update"
@@ -113,7 +114,6 @@ _DEPTHWISE = ("pulp_conv_dw_fp32.h", "DepthWise_Conv_args")
 _CONV = ("pulp_conv2d_fp32.h", "Conv2D_args")
 _LINEAR = ("pulp_linear_fp32.h", "Linear_args")
 _LOSS = ("pulp_losses_fp32.h", "loss_args")
-_UPDATE = ("tcl_update_fp32.h", "tcl_update_args")
 
 _PW_FW = Tile("tcl_tile_pw_fw", "pointwise", ("Y",), (("X.columns", "Y.columns"), *OF_W), ("X.rows", "W.columns"))
 _PW_IG = Tile(
@@ -137,6 +137,15 @@ _DW_WG = (("DW.rows", "DY.rows"), ("X.rows", "DY.rows"), *UPDATED)
 _BIAS_WG = Tile("tcl_tile_bias_wg", "bias", ("DB",), (("DB.rows", "DY.rows"), *UPDATED), ("DY.columns",))
 _RELU_FW, _RELU_BW = map_tile("tcl_tile_relu_fw", ("X",), "Y"), map_tile("tcl_tile_relu_bw", ("MASK", "DY"), "DX")
 _X_TO_Y, _DY_TO_DX = (("X.rows", "Y.rows"),), (("DY.rows", "DX.rows"),)
+
+
+def _update(row: Optimizer) -> Kernel:
+    """Return the row of the kernel of an optimizer."""
+    states = [slot for number, _ in enumerate(row.states, start=1) for slot in (f"STATE{number}", f"STATE{number}_NEW")]
+    body = elementwise(row.body, "W_NEW", "W", "DW", *states, kind="update")
+    header, args = "tcl_update_fp32.h", "tcl_update_args"
+    return Kernel(row.kernel, row.name, UPDATE, header, args, Launch.EVERY_CORE, tiles=(body,), ours=_NO_RULE)
+
 
 # In the order of the headers, and in each of its declarations.
 _ROWS = (
@@ -200,11 +209,7 @@ _ROWS = (
            tiles=(_RELU_FW,), ours=_NO_RELU6),
     Kernel("tcl_relu6_fp32_bw_cl", "relu6", IG, "tcl_relu6_fp32.h", "tcl_relu6_args", act=ACT_RELU6,
            tiles=(_RELU_BW,), kink=Kink("output", (0.0, 6.0)), ours=_NO_RELU6),
-    Kernel("tcl_sgd_fp32", "sgd", UPDATE, *_UPDATE, launch=Launch.EVERY_CORE, ours=_NO_RULE,
-           tiles=(elementwise("tcl_tile_sgd", "W_NEW", "W", "DW", "STATE1", "STATE1_NEW", kind="update"),)),
-    Kernel("tcl_adam_fp32", "adam", UPDATE, *_UPDATE, launch=Launch.EVERY_CORE, ours=_NO_RULE,
-           tiles=(elementwise("tcl_tile_adam", "W_NEW", "W", "DW", "STATE1", "STATE1_NEW", "STATE2", "STATE2_NEW",
-                              kind="update"),)),
+    *map(_update, OPTIMIZERS.values()),
     Kernel("tcl_accumulate_fp32", "accumulate", UPDATE, "tcl_update_fp32.h", "tcl_accumulate_args",
            launch=Launch.EVERY_CORE, ours=_NO_RULE,
            tiles=(elementwise("tcl_tile_accumulate", "STATE1_NEW", "STATE1", "DW", kind="accumulate"),)),
