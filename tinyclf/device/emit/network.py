@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +30,7 @@ from tinyclf.device.graph.ir import (
     Tensor,
     gradient_name,
 )
-from tinyclf.device.graph.kernels import args_struct
+from tinyclf.device.graph.kernels import KERNELS, args_struct
 from tinyclf.recipe.update_rule import UpdateRule
 
 # Role of the tensor that is loaded for each step, the C name of the linked block that it comes from, the block's file.
@@ -87,6 +87,7 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
     return {
         "arena_size": program.plan.arena_bytes // 4,
         "state_size": program.plan.state_bytes // 4,
+        "kernel_headers": _kernel_headers(graph, used),
         "rule": _rule(graph.rule) if graph.rule and graph.reads_rule else None,
         "num_calls_within_batch": num_ops_before(graph, tiles, graph.num_calls_within_batch)
         if tiles
@@ -115,6 +116,16 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
             for t in graph.tensors_of(role)
         ],
     }
+
+
+# Beginnings of the names of headers that pulp_train.h includes, or the template for more than a call.
+_INCLUDED_ANYWAY = ("pulp_", "tcl_update_fp32.h")
+
+
+def _kernel_headers(graph: Graph, nodes: Collection[str]) -> list[str]:
+    """Return the headers of the kernels that are called with the args of `nodes`."""
+    headers = {KERNELS[call.kernel].header for call in graph.calls if call.node in nodes}
+    return sorted(header for header in headers if not header.startswith(_INCLUDED_ANYWAY))
 
 
 def _block(tensor: Tensor) -> str:
