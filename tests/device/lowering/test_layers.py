@@ -57,13 +57,16 @@ def _combined(lowered: Lowered) -> tuple[Call, ...]:
 
 
 def _in_place(lowered: Lowered, calls: tuple[Call, ...], zero: Tensor) -> tuple[list[Node], list[Call]]:
-    """Let the output take the memory of the first input, and their gradients too; both are copies, made by adding 0."""
+    """Let the output take the memory of the first input, and their gradients too; both are copies, made by adding 0.
+
+    Of a layer that keeps its input only the gradients share their memory.
+    """
     x, y = lowered.inputs[0].name, lowered.output.name
-    shared = BlobOf(y, gradient_name(x) if lowered.backward_input else None)
-    names = {x: y, gradient_name(y): gradient_name(x)}
+    gradient = gradient_name(x) if lowered.backward_input else None
+    values = {BlobOf(x): BlobOf(x if lowered.keeps_input else y, gradient), BlobOf(y): BlobOf(y, gradient)}
+    names = {gradient_name(y): gradient_name(x)} | ({} if lowered.keeps_input else {x: y})
     nodes = [
-        replace(node, attributes=tuple((n, shared if v in (BlobOf(x), BlobOf(y)) else v) for n, v in node.attributes))
-        for node in lowered.nodes
+        replace(node, attributes=tuple((n, values.get(v, v)) for n, v in node.attributes)) for node in lowered.nodes
     ]
     before = []
     for source, copy in names.items() if lowered.backward_input else [(x, y)]:
@@ -89,7 +92,7 @@ def _cases_graph(*, combined: bool):
         with torch.no_grad():
             for p in module.parameters():
                 p.copy_(torch.from_numpy(rng.standard_normal(p.shape).astype(np.float32)))
-        xs = [Tensor(f"case{number}.input{i}", case.input_shape, Role.PARAMETER) for i in range(case.num_inputs)]
+        xs = [Tensor(f"case{number}.input{i}", shape, Role.PARAMETER) for i, shape in enumerate(case.input_shapes)]
         lowered = layer.lower(f"case{number}", module, *xs)
         assert lowered.in_place or not case.in_place
         y_grad = Tensor(gradient_name(lowered.output.name), lowered.output.shape, Role.PARAMETER)
@@ -227,10 +230,10 @@ def test_every_layer_has_cases_for_every_direction() -> None:
         cases = list(layer.cases())
         assert cases, f"{layer.__name__} has no cases"
         for case in cases:
-            inputs = [Tensor(f"in{i}", case.input_shape, Role.INPUT) for i in range(case.num_inputs)]
+            inputs = [Tensor(f"in{i}", shape, Role.INPUT) for i, shape in enumerate(case.input_shapes)]
             lowered = layer.lower("x", case.module, *inputs)
             with torch.no_grad():
-                shape = case.module(*[torch.zeros(1, *case.input_shape)] * case.num_inputs).shape[1:]
+                shape = case.module(*(torch.zeros(1, *shape) for shape in case.input_shapes)).shape[1:]
             assert tuple(shape) == lowered.output.shape, case.label
             assert {c.phase for c in lowered.forward} == {Phase.FORWARD}
             assert {c.phase for c in (*lowered.backward_input, *lowered.backward_parameters)} <= {Phase.BACKWARD}

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from tests.kit.targets import on_targets, takes_long
+from tinyclf.device.graph.kernels import KERNELS
 from tinyclf.device.graph.macs import num_macs
-from tinyclf.device.reference.steps import _kink, cross_entropy, relative_error, training_steps
+from tinyclf.device.lowering.layers import LAYERS
+from tinyclf.device.reference.steps import _PIECES, _kink, cross_entropy, relative_error, training_steps
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.program import make_program
 from tinyclf.device.run.step_report import Report
@@ -346,6 +348,18 @@ def test_ties_of_other_activations_follow_the_device(
     assert kink.num_ties == ties
     kink.device = None
     torch.testing.assert_close(kink(value), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_reference_bends_where_the_kernels_do() -> None:
+    bent = set()
+    for layer in LAYERS:
+        for row in KERNELS.values():
+            if row.layer == layer.kind and row.kink and row.kink.places:
+                for case in layer.cases():
+                    pieces = _PIECES[type(case.module)](case.module)
+                    assert (pieces.of, pieces.places) == (row.kink.of, row.kink.places), layer
+                    bent.add(type(case.module))
+    assert bent == set(_PIECES)
 
 
 def test_comparison_fails_on_every_kind_of_difference() -> None:

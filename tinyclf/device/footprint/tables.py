@@ -15,7 +15,7 @@ from tinyclf.device.tiles.fusion import Fusion
 
 WORD_BYTES = 4
 # Structs whose members are not all words.
-CALL_BYTES, OP_BYTES, OPERAND_BYTES = 20, 52, 40  # tcl_call, tcl_op, tcl_operand
+CALL_BYTES, OP_BYTES, OPERAND_BYTES = 20, 56, 40  # tcl_call, tcl_op, tcl_operand
 HEADER_BYTES, TENSOR_BYTES, DIMENSION_BYTES = 512, 48, 6  # at most, of the text at the start of a weights file
 
 

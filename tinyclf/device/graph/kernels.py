@@ -18,6 +18,7 @@ from tinyclf.device.graph.tile_bodies import (
     OF_W,
     UPDATED,
     Tile,
+    both,
     elementwise,
     map_tile,
 )
@@ -107,7 +108,7 @@ _DW = "3x3, stride 1 or 2 both ways"
 _CONV3 = "3x3, stride 2, left padding 1, even width, at most 4 input channels"
 _NO_BIAS = "upstream has no bias for depthwise and pointwise convolutions"
 _NO_RULE = "upstream has plain gradient descent only"
-_NO_RELU6, _NO_PADDING = "upstream has no ReLU6", "upstream's maximum pooling has no padding"
+_NO_RELU6, _NO_PADDING = "upstream has no ReLU6", "upstream's pooling has no padding"
 
 _POINTWISE = ("pulp_conv_pw_fp32.h", "PointWise_Conv_args")
 _DEPTHWISE = ("pulp_conv_dw_fp32.h", "DepthWise_Conv_args")
@@ -136,6 +137,11 @@ _DW_IG = (("DY.rows", "DX.rows"), ("W.rows", "DX.rows"), *MASKED)
 _DW_WG = (("DW.rows", "DY.rows"), ("X.rows", "DY.rows"), *UPDATED)
 _BIAS_WG = Tile("tcl_tile_bias_wg", "bias", ("DB",), (("DB.rows", "DY.rows"), *UPDATED), ("DY.columns",))
 _RELU_FW, _RELU_BW = map_tile("tcl_tile_relu_fw", ("X",), "Y"), map_tile("tcl_tile_relu_bw", ("MASK", "DY"), "DX")
+_ACTIVATION = ("tcl_activations_fp32.h", "tcl_activation_args", Launch.EVERY_CORE)
+_SCALE = ("tcl_scale_fp32.h", "tcl_scale_args", Launch.EVERY_CORE)
+_AVGPOOL = ("tcl_avgpool_fp32.h", "tcl_avgpool_args", Launch.EVERY_CORE)
+_NO_ACTIVATION, _NO_PRODUCT = "upstream has no such activation", "upstream has no product of activations"
+_SCALED = Tile("tcl_tile_scale", "scale", ("Y",), (*both(("X", "Y")), ("W.rows", "Y.rows")))
 _X_TO_Y, _DY_TO_DX = (("X.rows", "Y.rows"),), (("DY.rows", "DX.rows"),)
 
 
@@ -194,9 +200,34 @@ _ROWS = (
     Kernel("pulp_avgpool_fp32_bw_cl", "avgpool", IG, "pulp_pooling_fp32.h", "pool_args", launch=Launch.EVERY_CORE,
            tiles=(Tile("tcl_tile_avgpool_bw", "planes", ("DX",), _DY_TO_DX),
                   Tile("tcl_tile_globalpool_bw", "global", ("DX",), (*_DY_TO_DX, *MASKED)))),
+    Kernel("tcl_sigmoid_fp32_fw_cl", "sigmoid", FW, *_ACTIVATION, ours=_NO_ACTIVATION,
+           tiles=(map_tile("tcl_tile_sigmoid_fw", ("X",), "Y"),)),
+    Kernel("tcl_sigmoid_fp32_bw_cl", "sigmoid", IG, *_ACTIVATION, ours=_NO_ACTIVATION,
+           tiles=(map_tile("tcl_tile_sigmoid_bw", ("MASK", "DY"), "DX"),)),
+    Kernel("tcl_silu_fp32_fw_cl", "silu", FW, *_ACTIVATION, ours=_NO_ACTIVATION,
+           tiles=(map_tile("tcl_tile_silu_fw", ("X",), "Y"),)),
+    Kernel("tcl_silu_fp32_bw_cl", "silu", IG, *_ACTIVATION, ours=_NO_ACTIVATION,
+           tiles=(map_tile("tcl_tile_silu_bw", ("X", "DY"), "DX"),)),
+    Kernel("tcl_hardsigmoid_fp32_fw_cl", "hardsigmoid", FW, *_ACTIVATION, ours=_NO_ACTIVATION,
+           tiles=(map_tile("tcl_tile_hardsigmoid_fw", ("X",), "Y"),)),
+    Kernel("tcl_hardsigmoid_fp32_bw_cl", "hardsigmoid", IG, *_ACTIVATION, ours=_NO_ACTIVATION,
+           kink=Kink("output", (-3.0, 3.0)), tiles=(map_tile("tcl_tile_hardsigmoid_bw", ("MASK", "DY"), "DX"),)),
+    Kernel("tcl_hardswish_fp32_fw_cl", "hardswish", FW, *_ACTIVATION, ours=_NO_ACTIVATION,
+           tiles=(map_tile("tcl_tile_hardswish_fw", ("X",), "Y"),)),
+    Kernel("tcl_hardswish_fp32_bw_cl", "hardswish", IG, *_ACTIVATION, ours=_NO_ACTIVATION,
+           kink=Kink("input", (-3.0, 3.0)), tiles=(map_tile("tcl_tile_hardswish_bw", ("X", "DY"), "DX"),)),
+    Kernel("tcl_leaky_relu_fp32_fw_cl", "leaky_relu", FW, *_ACTIVATION, ours=_NO_ACTIVATION,
+           tiles=(map_tile("tcl_tile_leaky_relu_fw", ("X",), "Y", fields=("slope",)),)),
+    Kernel("tcl_leaky_relu_fp32_bw_cl", "leaky_relu", IG, *_ACTIVATION, ours=_NO_ACTIVATION,
+           kink=Kink("output", (0.0,)),
+           tiles=(map_tile("tcl_tile_leaky_relu_bw", ("MASK", "DY"), "DX", fields=("slope",)),)),
     Kernel("tcl_add_fp32_cl", "add", FW, "tcl_add_fp32.h", "tcl_add_args",
            tiles=(elementwise("tcl_tile_add", "Y", "X", "DY", "MASK", kind="sum"),),
            ours="upstream's residual connections pass gradients on by themselves"),
+    Kernel("tcl_avgpool_fp32_fw_cl", "avgpool_padded", FW, *_AVGPOOL, ours=_NO_PADDING,
+           tiles=(Tile("tcl_tile_avgpool_padded_fw", "planes", ("Y",), _X_TO_Y, fields=("count_padding",)),)),
+    Kernel("tcl_avgpool_fp32_bw_cl", "avgpool_padded", IG, *_AVGPOOL, ours=_NO_PADDING,
+           tiles=(Tile("tcl_tile_avgpool_padded_bw", "planes", ("DX",), _DY_TO_DX, fields=("count_padding",)),)),
     Kernel("tcl_bias_fp32_fw_cl", "bias", FW, "tcl_bias_fp32.h", "tcl_bias_args", ours=_NO_BIAS),
     Kernel("tcl_bias_fp32_bw_param_grads_cl", "bias", WG, "tcl_bias_fp32.h", "tcl_bias_args", tiles=(_BIAS_WG,),
            ours=_NO_BIAS),
@@ -209,6 +240,11 @@ _ROWS = (
            tiles=(_RELU_FW,), ours=_NO_RELU6),
     Kernel("tcl_relu6_fp32_bw_cl", "relu6", IG, "tcl_relu6_fp32.h", "tcl_relu6_args", act=ACT_RELU6,
            tiles=(_RELU_BW,), kink=Kink("output", (0.0, 6.0)), ours=_NO_RELU6),
+    Kernel("tcl_scale_fp32_fw_cl", "scale", FW, *_SCALE, tiles=(_SCALED,), ours=_NO_PRODUCT),
+    Kernel("tcl_scale_fp32_bw_input_grads_cl", "scale", IG, *_SCALE, tiles=(_SCALED,), ours=_NO_PRODUCT),
+    Kernel("tcl_scale_fp32_bw_factor_grads_cl", "scale", WG, *_SCALE, ours=_NO_PRODUCT,
+           tiles=(Tile("tcl_tile_scale_wg", "scale", ("DW",), (*both(("X", "DY")), ("DW.rows", "X.rows")),
+                       ("X.columns",)),)),
     *map(_update, OPTIMIZERS.values()),
     Kernel("tcl_accumulate_fp32", "accumulate", UPDATE, "tcl_update_fp32.h", "tcl_accumulate_args",
            launch=Launch.EVERY_CORE, ours=_NO_RULE,

@@ -19,7 +19,7 @@ class Tile:
         alike: the same ranges in each tile, where both are there.
         sums: what each output takes all of; operands alike say nothing of it, but for those that it follows.
         loads: of a map, the slots of what its call reads, in order.
-        fields: of a map, attributes of the node that fields of the same names of struct tcl_layer are.
+        fields: of a map or of whole planes, attributes of the node that fields of struct tcl_layer of those names are.
     """
 
     symbol: str

@@ -24,6 +24,7 @@ from tinyclf.device.tiles.kinds import (
     elementwise,
     pointwise,
     pooling,
+    scale,
 )
 
 _WEIGHTED = ("pointwise", "depthwise", "convolution")  # kinds of tiles
@@ -106,6 +107,7 @@ class Fusion:
             "bias": self._bias_gradient,
             "sum": self._add,
             "map": self._map,
+            "scale": self._scale,
             "update": self._update,
             "accumulate": self._accumulation,
         }
@@ -154,13 +156,30 @@ class Fusion:
         num_channels = self._graph.by_name[self._of(call, "input")].shape[0]
         if row.direction == FW:
             names = Names((i,), x=call.reads[0], y=call.writes[0])
-            return pooling(row, self._final(names), window, num_channels)
+            return pooling(row, self._final(names), window, num_channels, self._layer_fields(call, tile))
         x = call.reads[0] if len(call.reads) > 1 else None
         names = Names((i,), x=x, dy=call.reads[-1], dx=call.writes[0])
-        is_global = x is None and window.kernel == window.inputs and window.outputs == (1, 1)
+        can_be_global = any(other.kind == "global" for other in row.tiles)
+        is_global = can_be_global and window.kernel == window.inputs and window.outputs == (1, 1)
         # Other poolings take whole planes: where these are too large they are done alone, on L2.
         names = self._with_mask(i, names).names if is_global else self._final(names)
-        return pooling(row, names, window, num_channels)
+        return pooling(row, names, window, num_channels, self._layer_fields(call, tile))
+
+    def _layer_fields(self, call: Call, tile: Tile) -> tuple[tuple[str, int | float], ...]:
+        """Return the attributes of a call's node that its body reads in struct tcl_layer."""
+        node = self._nodes[call.node]
+        values = [(name, node[name]) for name in tile.fields]
+        return tuple((name, value) for name, value in values if isinstance(value, int | float))
+
+    def _scale(self, i: int, call: Call, tile: Tile) -> Work:
+        """Return a product by channel: of values or gradients with the factor, or the gradient of the factor."""
+        first, second = call.reads
+        num_channels = self._size(self._of(call, "factor"))
+        if KERNELS[call.kernel].direction == WG:
+            names = Names((i,), x=first, dy=second, dw=call.writes[0])
+        else:
+            names = Names((i,), x=first, w=second, y=call.writes[0])
+        return scale(tile, self._final(names), num_channels, self._size(first) // num_channels)
 
     def _bias_gradient(self, i: int, call: Call, tile: Tile) -> Work:
         names = self._with_descent(Names((i,), dy=call.reads[0], db=call.writes[0]), b=self._of(call, "bias"))
@@ -180,9 +199,7 @@ class Fusion:
 
     def _map(self, i: int, call: Call, tile: Tile) -> Work:
         """Return what works element by element; the first of what its call writes is what it makes."""
-        node = self._nodes[call.node]
-        values = [(name, node[name]) for name in tile.fields]
-        layer = tuple((name, value) for name, value in values if isinstance(value, int | float))
+        layer = self._layer_fields(call, tile)
         act = KERNELS[call.kernel].act
         loads = list(zip(tile.loads, call.reads, strict=True))
         stores = [(tile.outputs[0], call.writes[0])]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from tinyclf.device.graph.kernels import ACT_NONE, FW, IG, WG, Kernel, find
+from tinyclf.device.graph.tile_bodies import Tile
 from tinyclf.device.tiles.choose import Axis, Use, Work
 
 NUM_CORES = 8  # that the cost model counts with
@@ -287,8 +288,11 @@ def bias_gradient(names: Names, num_out: int, pixels: int) -> Work:
                 lambda t: ceil(t[0] / NUM_CORES) * t[1] * 2.5 + 100, _layer(names))  # fmt: skip
 
 
-def pooling(row: Kernel, names: Names, window: TileWindow, num_channels: int) -> Work:
-    """Return a pooling, by channels."""
+Fields = tuple[tuple[str, int | float], ...]  # of struct tcl_layer
+
+
+def pooling(row: Kernel, names: Names, window: TileWindow, num_channels: int, more: Fields) -> Work:
+    """Return a pooling, by channels; `more`: what its body reads beside the window."""
     channels = Axis(num_channels, 0)
     inputs, outputs = (Axis(height * width) for height, width in (window.inputs, window.outputs))
     of_all = next((tile for tile in row.tiles if tile.kind == "global"), None)
@@ -304,7 +308,18 @@ def pooling(row: Kernel, names: Names, window: TileWindow, num_channels: int) ->
                     lambda t: ceil(t[0] / NUM_CORES) * (t[1] * 3 + 30) + 100, _layer(names, window))  # fmt: skip
     work = window.kernel[0] * window.kernel[1] * outputs.size * 4 + outputs.size * 80
     return Work(names.calls, row.tiles[0].symbol, ((num_channels, 1),), ((0,),), 1, tuple(uses),
-                lambda t: ceil(t[0] / NUM_CORES) * work + 100, _layer(names, window))  # fmt: skip
+                lambda t: ceil(t[0] / NUM_CORES) * work + 100, (*_layer(names, window), *more))  # fmt: skip
+
+
+def scale(tile: Tile, names: Names, num_channels: int, pixels: int) -> Work:
+    """Return a product with a factor for each channel, or the factor's gradient. Loops: channels, pixels."""
+    channels, px, one = Axis(num_channels, 0), Axis(pixels, 1), Axis(1)
+    uses = _loaded("X", names.x, channels, px) + _loaded("W", names.w, channels, one)
+    uses += _loaded("DY", names.dy, channels, px)
+    uses += _stored(names, "Y", names.y, channels, px) + _stored(names, "DW", names.dw, channels, one)
+    sizes, num_outer = ((num_channels, 1), (pixels, 4)), 1 if names.dw else 2
+    return Work(names.calls, tile.symbol, sizes, ((0, 1),), num_outer, tuple(uses),
+                lambda t: ceil(t[0] * t[1] / NUM_CORES) * 4.0 + 20 * ceil(t[0] / NUM_CORES) + 100)  # fmt: skip
 
 
 def elementwise(
