@@ -18,6 +18,7 @@ GIVEN: list[dict[str, Any]] = [
     {},
     {"learning_rate": 0.05, "weight_decay": 1e-3, "momentum": 0.9, "batch": 4, "clip": 0.5},
     {"optimizer": "adam", "betas": (0.5, 0.99), "epsilon": 1e-6, "warmup": 3, "loss": "mse"},
+    {"optimizer": "adamw", "betas": (0.8, 0.95), "epsilon": 1e-7, "weight_decay": 0.05},
     {"schedule": "step", "gamma": 0.3, "milestones": (0.25, 0.5)},
     {"schedule": "cosine", "batch": 7},
 ]
@@ -51,6 +52,7 @@ def _parsed(name: str, values: list[str]) -> Any:
 def test_default_rates() -> None:
     assert _rule(UpdateOptions()).learning_rate == 0.01
     assert _rule(UpdateOptions(optimizer="adam")).learning_rate == 0.001
+    assert _rule(UpdateOptions(optimizer="adamw")).learning_rate == 0.001
     assert _rule(UpdateOptions(), reaches_everything=True).learning_rate == 0.001
     assert _rule(UpdateOptions(learning_rate=0.5), reaches_everything=True).learning_rate == 0.5
 
@@ -60,7 +62,7 @@ def test_default_rates() -> None:
     [
         ({"batch": 31}, "--steps 30 are fewer than the 31 samples of a batch: nothing is updated"),
         ({"batch": 0}, "batch is 0"),
-        ({"betas": (0.9, 0.9)}, "--betas is of adam: add --optimizer adam"),
+        ({"betas": (0.9, 0.9)}, "--betas is of adam and adamw: add --optimizer adam"),
         ({"epsilon": 1e-3}, "--epsilon is of adam"),
         ({"gamma": 0.5, "schedule": "cosine"}, "--gamma is of the step schedule"),
         ({"milestones": (0.5,)}, "--milestones is of the step schedule"),

@@ -34,6 +34,7 @@ RULES = [
     UpdateRule(0.3, schedule="step", num_updates=30, gamma=0.5, milestones=(0.7, 0.1), warmup=50),
     UpdateRule(0.01, batch=7, schedule="cosine", num_updates=14),
     UpdateRule(0.001, optimizer="adam"),
+    UpdateRule(0.001, optimizer="adamw", weight_decay=0.1),
     UpdateRule(0.001, optimizer="adam", beta1=0.0, beta2=0.99999),
 ]
 
@@ -130,7 +131,7 @@ def test_rates_in_c_are_pythons(target: Target, tmp_path: Path) -> None:
         ({"learning_rate": 0}, r"--lr must be above 0"),
         ({"learning_rate": float("nan")}, r"--lr must be above 0"),
         ({"weight_decay": -1}, r"--weight-decay not below"),
-        ({"optimizer": "lion"}, r"unknown optimizer 'lion': choose one of sgd, adam"),
+        ({"optimizer": "lion"}, r"unknown optimizer 'lion': choose one of sgd, adam, adamw"),
         ({"schedule": "linear"}, r"unknown schedule 'linear': choose one of constant, step, cosine"),
         ({"loss": "hinge"}, r"unknown loss 'hinge': choose one of cross_entropy, mse"),
         ({"momentum": 1.0}, r"momentum is 1: give 0 or more, and less than 1"),

@@ -62,6 +62,10 @@ def _adam_fields(rule: Settings) -> dict[str, float]:
     return {**rests, "log_beta1": _log(rule.beta1), "log_beta2": _log(rule.beta2)}
 
 
+def _adam_arguments(rule: Settings) -> dict[str, Any]:
+    return {"betas": (rule.beta1, rule.beta2), "eps": rule.epsilon}
+
+
 _ROWS = (
     Optimizer(
         "sgd",
@@ -84,7 +88,18 @@ _ROWS = (
         rate=0.001,  # torch's; an update moves each weight by about as much
         fields=_adam_fields,
         torch="Adam",
-        arguments=lambda rule: {"betas": (rule.beta1, rule.beta2), "eps": rule.epsilon},
+        arguments=_adam_arguments,
+    ),
+    Optimizer(
+        "adamw",
+        kernel="tcl_adamw_fp32",
+        body="tcl_tile_adamw",
+        states=(State("mean"), State("mean_square")),
+        settings=("beta1", "beta2", "epsilon"),
+        rate=0.001,
+        fields=_adam_fields,
+        torch="AdamW",
+        arguments=_adam_arguments,
     ),
 )
 

@@ -25,8 +25,8 @@ class UpdateRule:
     Every `batch` samples are one update: of the mean of their gradients, so that the learning rate does not depend on
     the batch. `clip` is the most that the norm of that mean over all trained parameters may be (0: no limit); a larger
     one is scaled down as `torch.nn.utils.clip_grad_norm_` does. Weight decay is then added to the gradient, as
-    `torch.optim.SGD` and `torch.optim.Adam` do. The table of optimizers says which of them has `momentum`, `beta1`,
-    `beta2` and `epsilon`.
+    `torch.optim.SGD` and `torch.optim.Adam` do, or taken from the weights themselves, as `torch.optim.AdamW` does. The
+    table of optimizers says which of them has `momentum`, `beta1`, `beta2` and `epsilon`.
 
     `num_updates` is the length of the run, which a schedule other than constant needs: "cosine" falls to 0 over it,
     "step" multiplies the rate by `gamma` at each of the `milestones`, shares of the run. In the first `warmup` updates

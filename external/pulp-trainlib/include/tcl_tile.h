@@ -152,6 +152,7 @@ void tcl_tile_scale_wg(struct tcl_tile const *tile);
 void tcl_tile_descend(struct tcl_tile const *tile);
 void tcl_tile_sgd(struct tcl_tile const *tile);
 void tcl_tile_adam(struct tcl_tile const *tile);
+void tcl_tile_adamw(struct tcl_tile const *tile);
 void tcl_tile_accumulate(struct tcl_tile const *tile);
 
 #endif

@@ -1,4 +1,4 @@
-/* Updates of weights beyond plain gradient descent: momentum, Adam, batches, clipping, schedules. */
+/* Updates of weights beyond plain gradient descent: momentum, Adam, AdamW, batches, clipping, schedules. */
 #ifndef TCL_UPDATE_FP32_H
 #define TCL_UPDATE_FP32_H
 
@@ -12,7 +12,7 @@ struct tcl_rule {
     float learning_rate;
     float weight_decay;
     float momentum;
-    /* Adam. rest is 1 - beta, log_beta its logarithm: a float beta near 1 would lose both. */
+    /* Adam and AdamW. rest is 1 - beta, log_beta its logarithm: a float beta near 1 would lose both. */
     float rest1, rest2;
     float log_beta1, log_beta2;
     float epsilon;
@@ -53,6 +53,12 @@ void tcl_sgd_fp32(void *tcl_update_args);
    (first / correction1) / (sqrt(second) / correction2 + epsilon). A body: every core calls it.
    Source: Kingma and Ba, "Adam", https://arxiv.org/abs/1412.6980, Algorithm 1. */
 void tcl_adam_fp32(void *tcl_update_args);
+
+/* As above, but the weights decay beside the gradient: g = gradient_scale * diff, and data -= rate *
+   weight_decay * data too. A body: every core calls it. Source: Loshchilov and Hutter, "Decoupled Weight
+   Decay Regularization", https://arxiv.org/abs/1711.05101, Algorithm 2, with the decay scaled by the rate as
+   torch.optim.AdamW does. */
+void tcl_adamw_fp32(void *tcl_update_args);
 
 /* sum has as many elements as weights. */
 struct tcl_accumulate_args {

@@ -138,6 +138,7 @@ def test_the_order_of_the_reference_is_the_devices(target: Target, tmp_path: Pat
 RULES = {
     "momentum": UpdateRule(0.02, momentum=0.9, weight_decay=1e-3),
     "adam": UpdateRule(0.003, optimizer="adam", weight_decay=1e-3),
+    "adamw": UpdateRule(0.003, optimizer="adamw", weight_decay=0.1),
     "adam, other betas": UpdateRule(0.003, optimizer="adam", beta1=0.5, beta2=0.9, epsilon=1e-3, warmup=5),
     "batch 4": UpdateRule(0.05, batch=4, weight_decay=1e-3),
     "batch 7": UpdateRule(0.05, batch=7, momentum=0.5),
@@ -910,7 +911,7 @@ def test_a_failed_comparison_exits_with_3_and_drift_with_0(
         ),
         ("--epochs 1 --from {run} --batch -1", "batch is -1: an update needs at least 1 sample"),
         ("--epochs 1 --from {run} --optimizer adam --momentum 0.9", "momentum is of sgd, adam has its own"),
-        ("--epochs 1 --from {run} --betas 0.9 0.99", "--betas is of adam: add --optimizer adam"),
+        ("--epochs 1 --from {run} --betas 0.9 0.99", "--betas is of adam and adamw: add --optimizer adam"),
         ("--epochs 1 --from {run} --optimizer adam --betas 0.9 1", "beta2 is 1: give 0 or more, and less than 1"),
         ("--epochs 1 --from {run} --gamma 0.5", "--gamma is of the step schedule: add --schedule step"),
         ("--epochs 1 --from {run} --schedule step --milestones 0.5,2", "milestones: give shares of the run"),

@@ -40,6 +40,7 @@ GAP_BYTES = 64  # untouched words around every tensor: a kernel that writes besi
 RULES = {
     "momentum": UpdateRule(0.01, momentum=0.9, weight_decay=1e-3),
     "adam": UpdateRule(0.001, optimizer="adam", weight_decay=1e-3),
+    "adamw": UpdateRule(0.003, optimizer="adamw", weight_decay=0.1),
     "batch 4": UpdateRule(0.05, batch=4, weight_decay=1e-3),
     "batch 7": UpdateRule(0.05, batch=7, momentum=0.9),
     "clip": UpdateRule(0.05, clip=0.5, weight_decay=1e-3),
@@ -119,13 +120,13 @@ def _execute_on_small_tiles(name: str, target: Target, project: Path, *variables
     job, target = _job(RULES[name], num_updates=2), with_l1(target, "5KiB")
     program = make_program(job, target)
     assert program.tiles is not None
-    updates = ("tcl_tile_sgd", "tcl_tile_adam", "tcl_tile_accumulate")
+    updates = ("tcl_tile_sgd", "tcl_tile_adam", "tcl_tile_adamw", "tcl_tile_accumulate")
     assert any(op.body in updates for op in program.tiles.ops)
     _execute(job, target, project, *variables)
 
 
 @on_targets("host")
-@pytest.mark.parametrize("name", ["momentum", "adam", "batch 4", "clip, batch 4", "all"])
+@pytest.mark.parametrize("name", ["momentum", "adam", "adamw", "batch 4", "clip, batch 4", "all"])
 def test_two_updates_on_small_tiles_under_sanitizers(target: Target, name: str, tmp_path: Path) -> None:
     _execute_on_small_tiles(name, target, tmp_path / "p", "SANITIZE=address,undefined", "NUM_CORES=3")
 
@@ -279,7 +280,7 @@ def _run(rule: UpdateRule, target: Target, project: Path, *variables: str):
 
 @on_targets()
 @pytest.mark.parametrize("cores", ["one", "all"])
-@pytest.mark.parametrize("name", ["momentum", "adam", "clip, batch 4", "all", "step"])
+@pytest.mark.parametrize("name", ["momentum", "adam", "adamw", "clip, batch 4", "all", "step"])
 def test_kernels_match_torch_and_write_nothing_else(target: Target, name: str, cores: str, tmp_path: Path) -> None:
     variables = ("NUM_CORES=1",) if cores == "one" else ()
     program, masks, results = _run(RULES[name], target, tmp_path / "p", *variables)
@@ -303,6 +304,19 @@ def test_number_of_cores_does_not_change_a_bit(name: str, tmp_path: Path) -> Non
         for step, first in zip(other, runs[0], strict=True):
             for tensor, value in first.items():
                 np.testing.assert_array_equal(step[tensor], value, err_msg=tensor)
+
+
+def test_weights_without_a_gradient_decay_by_adamw_alone() -> None:
+    """Of no gradient Adam makes one from the decay, of full size: AdamW only shrinks the weights."""
+    weights = {}
+    for optimizer in ("adam", "adamw"):
+        parameter = nn.Parameter(torch.full((3,), 2.0, dtype=torch.float64))
+        update = TorchUpdate(UpdateRule(0.01, optimizer=optimizer, weight_decay=0.5), {"w": parameter})
+        parameter.grad = torch.zeros_like(parameter)
+        assert update.take()
+        weights[optimizer] = parameter.detach().numpy()
+    np.testing.assert_allclose(weights["adam"], 2 - 0.01, rtol=1e-6)
+    np.testing.assert_allclose(weights["adamw"], 2 * (1 - 0.01 * 0.5), rtol=1e-12)
 
 
 def test_the_number_of_blocks_is_that_of_the_kernel() -> None:
@@ -329,6 +343,7 @@ def test_each_rule_costs_only_what_it_needs() -> None:
     for name, states, sums in (
         ("momentum", 1, 0),
         ("adam", 2, 0),
+        ("adamw", 2, 0),
         ("batch 4", 0, 1),
         ("batch 7", 1, 1),
         ("clip", 0, 0),

@@ -78,6 +78,24 @@ void tcl_adam_fp32(void *tcl_update_args)
     }
 }
 
+void tcl_adamw_fp32(void *tcl_update_args)
+{
+    struct tcl_update_args const *const a = tcl_update_args;
+    struct tcl_rule const *const r = a->rule;
+    PORT_CHECK(a->first && a->second);
+    float *const data = a->weights->data;
+    float const *const diff = a->weights->diff;
+    float const rate = r->rate / r->correction1, decay = r->rate * r->weight_decay;
+    int start, stop;
+    tcl_split(a->weights->dim, &start, &stop);
+    for (int i = start; i < stop; i++) {
+        float const g = r->gradient_scale * diff[i];
+        a->first[i] += r->rest1 * (g - a->first[i]);
+        a->second[i] += r->rest2 * (g * g - a->second[i]);
+        data[i] -= decay * data[i] + rate * a->first[i] / (sqrtf(a->second[i]) / r->correction2 + r->epsilon);
+    }
+}
+
 void tcl_accumulate_fp32(void *tcl_accumulate_args)
 {
     struct tcl_accumulate_args const *const a = tcl_accumulate_args;

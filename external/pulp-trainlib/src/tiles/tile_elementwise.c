@@ -209,6 +209,13 @@ void tcl_tile_adam(struct tcl_tile const *t)
     update(t, tcl_adam_fp32);
 }
 
+void tcl_tile_adamw(struct tcl_tile const *t)
+{
+    TCL_NEEDS_3(t, W, DW, W_NEW);
+    TCL_NEEDS_4(t, STATE1, STATE2, STATE1_NEW, STATE2_NEW);
+    update(t, tcl_adamw_fp32);
+}
+
 void tcl_tile_accumulate(struct tcl_tile const *t)
 {
     TCL_NEEDS_3(t, DW, STATE1, STATE1_NEW);
