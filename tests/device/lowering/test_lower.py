@@ -256,5 +256,16 @@ def test_check_finds_broken_graphs() -> None:
         check(replace(graph, tensors=(*graph.tensors, Tensor("input", (1,), Role.INPUT))))
     with pytest.raises(AssertionError, match="unknown node"):
         check(replace(graph, calls=(*graph.calls, Call("k", "nobody", Phase.FORWARD, (), ()))))
+
+
+def test_a_graph_with_an_update_before_the_gradient_is_clipped_is_refused() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    graph = training_graph(net, input_shape=(3, 2, 2), rule=UpdateRule(0.1, clip=1.0))
+    calls = list(graph.calls)
+    clip = next(i for i, call in enumerate(calls) if call.kernel == "tcl_clip_fp32")
+    assert calls[-1].phase is Phase.UPDATE
+    calls.insert(clip, calls.pop())
+    with pytest.raises(AssertionError, match="gradient_scale changes after a call has read it"):
+        check(replace(graph, calls=tuple(calls)))
     with pytest.raises(AssertionError, match="unknown tensor"):
         check(replace(graph, tensors=graph.tensors[1:]))
