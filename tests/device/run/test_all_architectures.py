@@ -31,11 +31,11 @@ USUAL = {
     ("efficientnet_b0", "LP"),
     ("regnety002", "FT"),
 }
-USUAL_ON_PULP = {("mnasnet_small", "FT"), ("mobilenet_w1", "full")}
+USUAL_ON_PULP = {("shufflenetv2_wd2", "LP"), ("mobilenet_w1", "LP")}
 
 
 def _cases(usual: set[tuple[str, str]]) -> pytest.MarkDecorator:
-    """Run a test for every architecture and variant: those of `usual` always, the others when long tests are asked for."""
+    """Run a test for every architecture and variant: those of `usual` always, the others where long tests run."""
     cases = [(arch, variant) for arch in ARCHITECTURES for variant in VARIANTS]
     params = [
         pytest.param(arch, v, id=f"{arch}-{v.name}", marks=() if (arch, v.name) in usual else takes_long)

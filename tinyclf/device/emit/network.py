@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -31,6 +30,7 @@ from tinyclf.device.graph.ir import (
     gradient_name,
 )
 from tinyclf.device.graph.kernels import KERNELS, args_struct
+from tinyclf.recipe.optimizers import OPTIMIZERS
 from tinyclf.recipe.update_rule import UpdateRule
 
 # Role of the tensor that is loaded for each step, the C name of the linked block that it comes from, the block's file.
@@ -144,11 +144,7 @@ def _rule(rule: UpdateRule) -> dict[str, Any]:
         "batch": rule.batch,
         "warmup": rule.warmup,
     }
-    if rule.optimizer == "adam":
-        values |= {"rest1": 1 - rule.beta1, "rest2": 1 - rule.beta2, "epsilon": rule.epsilon}
-        values |= {"log_beta1": _log(rule.beta1), "log_beta2": _log(rule.beta2)}
-    else:
-        values["momentum"] = rule.momentum
+    values |= OPTIMIZERS[rule.optimizer].fields(rule)
     if rule.schedule == "cosine":
         values |= {"cosine": 1, "num_updates": rule.num_updates}
     milestones = rule.steps_down if rule.schedule == "step" else ()
@@ -157,11 +153,6 @@ def _rule(rule: UpdateRule) -> dict[str, Any]:
         fields += [("gamma", float_literal(rule.gamma)), ("num_milestones", str(len(milestones)))]
         fields.append(("milestones", "milestones"))
     return {"fields": fields, "milestones": milestones}
-
-
-def _log(beta: float) -> float:
-    """Return the logarithm of `beta`; of 0 one so low that its exponential is 0 in float32."""
-    return math.log(beta) if beta else -1e3
 
 
 _BlobKey = tuple[str, str | None, int | None, int]  # tensor, its gradient, how many channels (None: all), the first

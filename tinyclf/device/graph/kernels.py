@@ -22,6 +22,7 @@ from tinyclf.device.graph.tile_bodies import (
     elementwise,
     map_tile,
 )
+from tinyclf.recipe.optimizers import OPTIMIZERS, Optimizer
 
 # Directions of a layer. BW: both gradients by one function, of upstream's API; no graph has such a call.
 FW, IG, WG, BW, UPDATE = "forward", "input gradient", "parameter gradients", "backward", "update"
@@ -118,7 +119,6 @@ _LINEAR = ("pulp_linear_fp32.h", "Linear_args")
 _GROUPED = ("tcl_conv_group_fp32.h", "tcl_conv_group_args")
 _CHANNELS = "tcl_channels_fp32.h"
 _LOSS = ("pulp_losses_fp32.h", "loss_args")
-_UPDATE = ("tcl_update_fp32.h", "tcl_update_args")
 
 _PW_FW = Tile("tcl_tile_pw_fw", "pointwise", ("Y",), (("X.columns", "Y.columns"), *OF_W), ("X.rows", "W.columns"))
 _PW_IG = Tile(
@@ -147,6 +147,15 @@ _AVGPOOL = ("tcl_avgpool_fp32.h", "tcl_avgpool_args", Launch.EVERY_CORE)
 _NO_ACTIVATION, _NO_PRODUCT = "upstream has no such activation", "upstream has no product of activations"
 _SCALED = Tile("tcl_tile_scale", "scale", ("Y",), (*both(("X", "Y")), ("W.rows", "Y.rows")))
 _X_TO_Y, _DY_TO_DX = (("X.rows", "Y.rows"),), (("DY.rows", "DX.rows"),)
+
+
+def _update(row: Optimizer) -> Kernel:
+    """Return the row of the kernel of an optimizer."""
+    states = [slot for number, _ in enumerate(row.states, start=1) for slot in (f"STATE{number}", f"STATE{number}_NEW")]
+    body = elementwise(row.body, "W_NEW", "W", "DW", *states, kind="update")
+    header, args = "tcl_update_fp32.h", "tcl_update_args"
+    return Kernel(row.kernel, row.name, UPDATE, header, args, Launch.EVERY_CORE, tiles=(body,), ours=_NO_RULE)
+
 
 # In the order of the headers, and in each of its declarations.
 _ROWS = (
@@ -251,11 +260,7 @@ _ROWS = (
     Kernel("tcl_shuffle_fp32_bw_cl", "shuffle", IG, _CHANNELS, "tcl_shuffle_args", ours=_NO_MOVES),
     Kernel("tcl_pad_fp32_fw_cl", "pad", FW, "tcl_pad_fp32.h", "tcl_pad_args", ours=_NO_MOVES),
     Kernel("tcl_pad_fp32_bw_cl", "pad", IG, "tcl_pad_fp32.h", "tcl_pad_args", ours=_NO_MOVES),
-    Kernel("tcl_sgd_fp32", "sgd", UPDATE, *_UPDATE, launch=Launch.EVERY_CORE, ours=_NO_RULE,
-           tiles=(elementwise("tcl_tile_sgd", "W_NEW", "W", "DW", "STATE1", "STATE1_NEW", kind="update"),)),
-    Kernel("tcl_adam_fp32", "adam", UPDATE, *_UPDATE, launch=Launch.EVERY_CORE, ours=_NO_RULE,
-           tiles=(elementwise("tcl_tile_adam", "W_NEW", "W", "DW", "STATE1", "STATE1_NEW", "STATE2", "STATE2_NEW",
-                              kind="update"),)),
+    *map(_update, OPTIMIZERS.values()),
     Kernel("tcl_accumulate_fp32", "accumulate", UPDATE, "tcl_update_fp32.h", "tcl_accumulate_args",
            launch=Launch.EVERY_CORE, ours=_NO_RULE,
            tiles=(elementwise("tcl_tile_accumulate", "STATE1_NEW", "STATE1", "DW", kind="accumulate"),)),

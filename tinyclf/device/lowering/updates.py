@@ -10,18 +10,17 @@ from collections.abc import Sequence
 from tinyclf.device.graph.ir import Attribute, BlobOf, Call, DataOf, Node, Phase, Role, RuleOf, Tensor, gradient_name
 from tinyclf.device.graph.kernels import UPDATE, find
 from tinyclf.device.lowering.layer import Lowered
+from tinyclf.recipe.optimizers import OPTIMIZERS
 from tinyclf.recipe.update_rule import UpdateRule
 
 NUM_NORM_BLOCKS = 16  # TCL_NORM_BLOCKS of tcl_update_fp32.h
 
-_STATE_FIELDS = ("first", "second")  # of struct tcl_update_args
+_STATES = ("first", "second")  # attributes of the node of an update
 
 
 def state_names(rule: UpdateRule, parameter: str) -> tuple[str, ...]:
     """Return the names of the tensors that the optimizer keeps for a parameter."""
-    if rule.optimizer == "adam":
-        return f"{parameter}.mean", f"{parameter}.mean_square"
-    return (f"{parameter}.momentum",) if rule.momentum else ()
+    return tuple(f"{parameter}.{state.name}" for state in OPTIMIZERS[rule.optimizer].kept(rule))
 
 
 def _trained_part(parameter: Tensor, gradient: str | None = None) -> BlobOf:
@@ -117,7 +116,7 @@ class Updates:
             f"{parameter.name}.update",
             self.rule.optimizer,
             ("weight", _trained_part(parameter, gradient)),
-            *((field, DataOf(name)) for field, name in zip(_STATE_FIELDS, states, strict=False)),
+            *((field, DataOf(name)) for field, name in zip(_STATES, states, strict=False)),
             ("rule", RuleOf()),
         )
         return self._call(node, (parameter.name, gradient, *states), (parameter.name, *states))

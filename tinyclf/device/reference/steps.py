@@ -14,6 +14,7 @@ from torch import nn
 
 from tinyclf.device.lowering.tracing import as_module_calls
 from tinyclf.recipe.channels import partial_parameters
+from tinyclf.recipe.optimizers import OPTIMIZERS
 from tinyclf.recipe.update_rule import UpdateRule
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -194,12 +195,9 @@ def _set(parameters: Mapping[str, nn.Parameter], values: Arrays) -> None:
 
 
 def _optimizer(rule: UpdateRule, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    if rule.optimizer == "adam":
-        betas = (rule.beta1, rule.beta2)
-        return torch.optim.Adam(
-            parameters, lr=rule.learning_rate, betas=betas, eps=rule.epsilon, weight_decay=rule.weight_decay
-        )
-    return torch.optim.SGD(parameters, lr=rule.learning_rate, momentum=rule.momentum, weight_decay=rule.weight_decay)
+    row = OPTIMIZERS[rule.optimizer]
+    make: Callable[..., torch.optim.Optimizer] = getattr(torch.optim, row.torch)
+    return make(parameters, lr=rule.learning_rate, weight_decay=rule.weight_decay, **row.arguments(rule))
 
 
 class TorchUpdate:
