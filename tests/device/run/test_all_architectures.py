@@ -31,7 +31,7 @@ USUAL = {
     ("efficientnet_b0", "LP"),
     ("regnety002", "FT"),
 }
-USUAL_ON_PULP = {("shufflenetv2_wd2", "LP"), ("mobilenet_w1", "LP")}
+USUAL_ON_PULP = {("resnet8", "LP"), ("mobilenet_w1", "LP")}
 
 
 def _cases(usual: set[tuple[str, str]]) -> pytest.MarkDecorator:
