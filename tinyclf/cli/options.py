@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from tinyclf.cli.program import PATH
-from tinyclf.recipe.update_rule import LOSSES, OPTIMIZERS, SCHEDULES, UpdateRule
+from tinyclf.recipe.optimizers import OPTIMIZERS
+from tinyclf.recipe.update_rule import LOSSES, SCHEDULES, UpdateRule
 from tinyclf.recipe.variant import VARIANTS
 
 if TYPE_CHECKING:
@@ -142,7 +143,9 @@ _MAIN = (
         help="Learning rate.",
     ),
     click.option("--weight-decay", type=float, default=0.0, show_default=True, help="Weight decay."),
-    click.option("--optimizer", type=click.Choice(OPTIMIZERS), default="sgd", show_default=True, help="Optimizer."),
+    click.option(
+        "--optimizer", type=click.Choice(tuple(OPTIMIZERS)), default="sgd", show_default=True, help="Optimizer."
+    ),
     click.option("--momentum", type=float, default=0.0, show_default=True, help="Momentum of sgd."),
     click.option(
         "--batch",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tinyclf.base.errors import BadInput
+from tinyclf.recipe.optimizers import OPTIMIZERS, owners
 from tinyclf.recipe.update_rule import UpdateRule
 
 # Steps of one sample through all of a net soon diverge at a rate that suits its last layers.
-DEFAULT_RATE, DEFAULT_RATE_FULL = 0.01, 0.001
-DEFAULT_RATE_ADAM = 0.001  # torch's; an update moves each weight by about as much
+DEFAULT_RATE_FULL = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,8 @@ class UpdateOptions:
             raise BadInput(
                 f"{asked} are fewer than the {self.batch} samples of a batch: nothing is updated, try a smaller --batch"
             )
-        small = DEFAULT_RATE_ADAM if self.optimizer == "adam" else DEFAULT_RATE
-        usual = DEFAULT_RATE_FULL if reaches_everything else small
+        row = OPTIMIZERS.get(self.optimizer)  # one that is unknown UpdateRule refuses
+        usual = DEFAULT_RATE_FULL if reaches_everything or row is None else row.rate
         names = ("weight_decay", "optimizer", "momentum", "batch", "clip", "schedule", "warmup", "loss")
         given = {name: getattr(self, name) for name in (*names, "epsilon", "gamma", "milestones")}
         given |= dict(zip(("beta1", "beta2"), self.betas or (None, None), strict=True))
@@ -60,9 +60,10 @@ class UpdateOptions:
 
     def _check_company(self) -> None:
         """Refuse what would have no effect."""
-        for name in ("betas", "epsilon"):
-            if getattr(self, name) is not None and self.optimizer != "adam":
-                raise BadInput(f"--{name} is of adam: add --optimizer adam")
+        for name, setting in (("betas", "beta1"), ("epsilon", "epsilon")):
+            if getattr(self, name) is not None and self.optimizer not in owners(setting):
+                of = owners(setting)
+                raise BadInput(f"--{name} is of {' and '.join(of)}: add --optimizer {of[0]}")
         for name in ("gamma", "milestones"):
             if getattr(self, name) is not None and self.schedule != "step":
                 raise BadInput(f"--{name} is of the step schedule: add --schedule step")

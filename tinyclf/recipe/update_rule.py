@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import inf
 
 from tinyclf.base.errors import BadInput
+from tinyclf.recipe.optimizers import OPTIMIZERS, owners
 
-OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("constant", "step", "cosine")
 LOSSES = ("cross_entropy", "mse")
 
@@ -25,7 +25,8 @@ class UpdateRule:
     Every `batch` samples are one update: of the mean of their gradients, so that the learning rate does not depend on
     the batch. `clip` is the most that the norm of that mean over all trained parameters may be (0: no limit); a larger
     one is scaled down as `torch.nn.utils.clip_grad_norm_` does. Weight decay is then added to the gradient, as
-    `torch.optim.SGD` and `torch.optim.Adam` do. `momentum` is of sgd, `beta1`, `beta2` and `epsilon` are of adam.
+    `torch.optim.SGD` and `torch.optim.Adam` do. The table of optimizers says which of them has `momentum`, `beta1`,
+    `beta2` and `epsilon`.
 
     `num_updates` is the length of the run, which a schedule other than constant needs: "cosine" falls to 0 over it,
     "step" multiplies the rate by `gamma` at each of the `milestones`, shares of the run. In the first `warmup` updates
@@ -62,8 +63,9 @@ class UpdateRule:
         for name in ("momentum", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadInput(f"{name} is {getattr(self, name):g}: give 0 or more, and less than 1")
-        if self.optimizer != "sgd" and self.momentum:
-            raise BadInput(f"momentum is of sgd, {self.optimizer} has its own: leave out --momentum")
+        if self.momentum and self.optimizer not in owners("momentum"):
+            of = " and ".join(owners("momentum"))
+            raise BadInput(f"momentum is of {of}, {self.optimizer} has its own: leave out --momentum")
         # The C is float32: an epsilon below its smallest normal number would be 0 there.
         for name, least in (("epsilon", 1e-37), ("gamma", 1e-37)):
             if not least <= getattr(self, name) < inf:
@@ -97,7 +99,8 @@ class UpdateRule:
     def is_plain(self) -> bool:
         """Tell whether it is SGD without a state at a constant rate, sample by sample: what upstream's API has."""
         varies = self.schedule != "constant" or self.warmup > 0
-        return self.optimizer == "sgd" and not (self.momentum or varies or self.updates_at_end)
+        row = OPTIMIZERS[self.optimizer]
+        return row.is_descent and not (row.kept(self) or varies or self.updates_at_end)
 
     @property
     def steps_down(self) -> tuple[int, ...]:

@@ -61,10 +61,12 @@ struct tcl_operand {
 struct tcl_layer {
     float learning_rate, weight_decay; /* of plain SGD in the same operation */
     struct tcl_rule const *rule;       /* of all other updates */
+    float slope;                       /* of leaky ReLU */
     uint16_t in_height, in_width, out_height, out_width;
     uint16_t kernel_height, kernel_width, stride_h, stride_w;
     uint8_t pad_top, pad_left;
-    uint8_t act; /* enum tcl_act: applied to y, or (its derivative) to dx */
+    uint8_t act;           /* enum tcl_act: applied to y, or (its derivative) to dx */
+    uint8_t count_padding; /* averages are over the padding too */
 };
 
 struct tcl_tile;
@@ -126,6 +128,8 @@ void tcl_tile_conv3_wg(struct tcl_tile const *tile);
 void tcl_tile_bias_wg(struct tcl_tile const *tile);
 void tcl_tile_avgpool_fw(struct tcl_tile const *tile);
 void tcl_tile_avgpool_bw(struct tcl_tile const *tile);
+void tcl_tile_avgpool_padded_fw(struct tcl_tile const *tile);
+void tcl_tile_avgpool_padded_bw(struct tcl_tile const *tile);
 void tcl_tile_globalpool_fw(struct tcl_tile const *tile);
 void tcl_tile_globalpool_bw(struct tcl_tile const *tile);
 void tcl_tile_maxpool_fw(struct tcl_tile const *tile);
@@ -133,6 +137,18 @@ void tcl_tile_maxpool_bw(struct tcl_tile const *tile);
 void tcl_tile_add(struct tcl_tile const *tile);
 void tcl_tile_relu_fw(struct tcl_tile const *tile);
 void tcl_tile_relu_bw(struct tcl_tile const *tile);
+void tcl_tile_sigmoid_fw(struct tcl_tile const *tile);
+void tcl_tile_sigmoid_bw(struct tcl_tile const *tile);
+void tcl_tile_silu_fw(struct tcl_tile const *tile);
+void tcl_tile_silu_bw(struct tcl_tile const *tile);
+void tcl_tile_hardsigmoid_fw(struct tcl_tile const *tile);
+void tcl_tile_hardsigmoid_bw(struct tcl_tile const *tile);
+void tcl_tile_hardswish_fw(struct tcl_tile const *tile);
+void tcl_tile_hardswish_bw(struct tcl_tile const *tile);
+void tcl_tile_leaky_relu_fw(struct tcl_tile const *tile);
+void tcl_tile_leaky_relu_bw(struct tcl_tile const *tile);
+void tcl_tile_scale(struct tcl_tile const *tile);
+void tcl_tile_scale_wg(struct tcl_tile const *tile);
 void tcl_tile_descend(struct tcl_tile const *tile);
 void tcl_tile_sgd(struct tcl_tile const *tile);
 void tcl_tile_adam(struct tcl_tile const *tile);

@@ -14,6 +14,7 @@ from tinyclf.device import targets
 from tinyclf.device.emit.program import Program
 from tinyclf.device.emit.project import emit
 from tinyclf.device.graph.ir import BlobOf, Call, Graph, Node, Phase, Role, Tensor, check, gradient_name
+from tinyclf.device.graph.kernels import BW, KERNELS, find
 from tinyclf.device.lowering.layers import LAYERS, Lowered
 from tinyclf.device.memory.placement import Placement
 from tinyclf.device.memory.plan import MemoryPlan
@@ -44,11 +45,14 @@ def _combined(lowered: Lowered) -> tuple[Call, ...]:
     """Return the backward pass through the API's function that does both gradients, where there is one."""
     if not all(p.trained and p.trained_channels is None for p in lowered.parameters) or not lowered.parameters:
         return (*lowered.backward_input, *lowered.backward_parameters)
+    layer = KERNELS[lowered.backward_input[0].kernel].layer
+    if not any((row.layer, row.direction) == (layer, BW) for row in KERNELS.values()):
+        return (*lowered.backward_input, *lowered.backward_parameters)
     params, *bias = lowered.backward_parameters
     (inputs,) = lowered.backward_input
     both = replace(
         inputs,
-        kernel=inputs.kernel.replace("_bw_input_grads_cl", "_bw_cl"),
+        kernel=find(layer, BW).symbol,
         reads=tuple({*params.reads, *inputs.reads}),
         writes=(*params.writes, *inputs.writes),
     )
@@ -56,18 +60,21 @@ def _combined(lowered: Lowered) -> tuple[Call, ...]:
 
 
 def _in_place(lowered: Lowered, calls: tuple[Call, ...], zero: Tensor) -> tuple[list[Node], list[Call]]:
-    """Let the output take the memory of the first input, and their gradients too; both are copies, made by adding 0."""
+    """Let the output take the memory of the first input, and their gradients too; both are copies, made by adding 0.
+
+    Of a layer that keeps its input only the gradients share their memory.
+    """
     x, y = lowered.inputs[0].name, lowered.output.name
-    shared = BlobOf(y, gradient_name(x) if lowered.backward_input else None)
-    names = {x: y, gradient_name(y): gradient_name(x)}
+    gradient = gradient_name(x) if lowered.backward_input else None
+    values = {BlobOf(x): BlobOf(x if lowered.keeps_input else y, gradient), BlobOf(y): BlobOf(y, gradient)}
+    names = {gradient_name(y): gradient_name(x)} | ({} if lowered.keeps_input else {x: y})
     nodes = [
-        replace(node, fields=tuple((f, shared if v in (BlobOf(x), BlobOf(y)) else v) for f, v in node.fields))
-        for node in lowered.nodes
+        replace(node, attributes=tuple((n, values.get(v, v)) for n, v in node.attributes)) for node in lowered.nodes
     ]
     before = []
     for source, copy in names.items() if lowered.backward_input else [(x, y)]:
         blobs = (("first", BlobOf(source)), ("second", BlobOf(zero.name)), ("output", BlobOf(copy)))
-        nodes.append(Node(f"{copy}.copy", "tcl_add_args", blobs))
+        nodes.append(Node(f"{copy}.copy", "add", blobs))
         before.append(Call("tcl_add_fp32_cl", f"{copy}.copy", Phase.FORWARD, (source, zero.name), (copy,)))
 
     def renamed(old: tuple[str, ...]) -> tuple[str, ...]:
@@ -82,12 +89,13 @@ def _cases_graph(*, combined: bool):
     tensors: dict[str, Tensor] = {}
     nodes, calls, values, expected, labels = [], [], {}, {}, {}
     for number, (layer, case) in enumerate(_all_cases()):
-        assert next(k for k in LAYERS if k.accepts(case.module)) is layer, f"{case.label} is lowered by another class"
+        accepting = [k for k in LAYERS if k.accepts(case.module)]
+        assert accepting == [layer], f"{case.label} is accepted by {accepting}"
         module = case.module.double()
         with torch.no_grad():
             for p in module.parameters():
                 p.copy_(torch.from_numpy(rng.standard_normal(p.shape).astype(np.float32)))
-        xs = [Tensor(f"case{number}.input{i}", case.input_shape, Role.PARAMETER) for i in range(case.num_inputs)]
+        xs = [Tensor(f"case{number}.input{i}", shape, Role.PARAMETER) for i, shape in enumerate(case.input_shapes)]
         lowered = layer.lower(f"case{number}", module, *xs)
         assert lowered.in_place or not case.in_place
         y_grad = Tensor(gradient_name(lowered.output.name), lowered.output.shape, Role.PARAMETER)
@@ -225,10 +233,10 @@ def test_every_layer_has_cases_for_every_direction() -> None:
         cases = list(layer.cases())
         assert cases, f"{layer.__name__} has no cases"
         for case in cases:
-            inputs = [Tensor(f"in{i}", case.input_shape, Role.INPUT) for i in range(case.num_inputs)]
+            inputs = [Tensor(f"in{i}", shape, Role.INPUT) for i, shape in enumerate(case.input_shapes)]
             lowered = layer.lower("x", case.module, *inputs)
             with torch.no_grad():
-                shape = case.module(*[torch.zeros(1, *case.input_shape)] * case.num_inputs).shape[1:]
+                shape = case.module(*(torch.zeros(1, *shape) for shape in case.input_shapes)).shape[1:]
             assert tuple(shape) == lowered.output.shape, case.label
             assert {c.phase for c in lowered.forward} == {Phase.FORWARD}
             assert {c.phase for c in (*lowered.backward_input, *lowered.backward_parameters)} <= {Phase.BACKWARD}

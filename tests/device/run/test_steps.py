@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from tests.kit.targets import on_targets, takes_long
+from tinyclf.device.graph.kernels import KERNELS
 from tinyclf.device.graph.macs import num_macs
-from tinyclf.device.reference.steps import _kink, cross_entropy, relative_error, training_steps
+from tinyclf.device.lowering.layers import LAYERS
+from tinyclf.device.reference.steps import _PIECES, _kink, cross_entropy, relative_error, training_steps
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.program import make_program
 from tinyclf.device.run.step_report import Report
@@ -319,6 +321,45 @@ def test_ties_of_relu6_and_maximum_pooling_follow_the_device_too() -> None:
         assert kink.num_ties == ties
         kink.device = None
         assert torch.equal(kink(value), expected)
+
+
+@pytest.mark.parametrize(
+    ("module", "x", "device", "slopes", "ties"),
+    [
+        (nn.LeakyReLU(0.25), [1e-6, -1e-6, 1.0], [-1e-7, 1e-6, -0.25], [0.25, 1, 1], 2),
+        (nn.Hardsigmoid(), [3 - 1e-6, 3 + 1e-6, 2.9], [1.0, 0.999, 1.0], [0, 1 / 6, 1 / 6], 2),
+        (nn.Hardsigmoid(), [-3 - 1e-6, -3 + 1e-6, -2.9], [1e-7, 0.0, 0.0], [1 / 6, 0, 1 / 6], 2),
+        (nn.Hardswish(), [3 - 1e-6, 3 + 1e-6, 2.7], [3.0, 2.999, 3.0], [1, 1.5, 1.4], 2),  # by the input
+        (nn.Hardswish(), [-3 - 1e-6, -3 + 1e-6, -2.7], [-2.999, -3.0, -3.0], [-0.5, 0, -0.4], 2),
+    ],
+)
+def test_ties_of_other_activations_follow_the_device(
+    module: nn.Module, x: list[float], device: list[float], slopes: list[float], ties: int
+) -> None:
+    kink = _kink(module, 1e-4)
+    kink.device = torch.tensor([[device]])
+    value = torch.tensor([[[x]]], dtype=torch.float64, requires_grad=True)
+    expected = module(value.detach())
+    y = kink(value)
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=2e-6)
+    y.backward(torch.ones_like(y))
+    assert value.grad is not None
+    np.testing.assert_allclose(value.grad[0, 0, 0], slopes, atol=1e-5)
+    assert kink.num_ties == ties
+    kink.device = None
+    torch.testing.assert_close(kink(value), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_reference_bends_where_the_kernels_do() -> None:
+    bent = set()
+    for layer in LAYERS:
+        for row in KERNELS.values():
+            if row.layer == layer.kind and row.kink and row.kink.places:
+                for case in layer.cases():
+                    pieces = _PIECES[type(case.module)](case.module)
+                    assert (pieces.of, pieces.places) == (row.kink.of, row.kink.places), layer
+                    bent.add(type(case.module))
+    assert bent == set(_PIECES)
 
 
 def test_comparison_fails_on_every_kind_of_difference() -> None:

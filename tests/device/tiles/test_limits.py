@@ -16,13 +16,13 @@ from tinyclf.base.errors import DoesNotFit, ToolFailed
 from tinyclf.base.resources import resource_dir
 from tinyclf.device import targets
 from tinyclf.device.emit.project import emit
+from tinyclf.device.graph import kernels
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.program import make_program
 from tinyclf.device.run.project import write_project
 from tinyclf.device.run.steps import emit_project, execute
 from tinyclf.device.targets import results
 from tinyclf.device.targets.target import Target, find_target, with_l1
-from tinyclf.device.tiles import kinds
 from tinyclf.device.tiles.check import check_tiles
 from tinyclf.device.tiles.choose import choose
 from tinyclf.device.tiles.kinds import elementwise
@@ -73,7 +73,7 @@ def test_constants_are_those_of_the_headers() -> None:
     assert tiles["TCL_TILE_ALIGNMENT"] * 4 == ALIGNMENT == targets.L1_ALIGNMENT
     assert tiles["TCL_TILE_OPERANDS"] == MOST_OPERANDS
     assert _enum(INCLUDE / "port_dma.h")["PORT_DMA_MOST_BYTES"] == MOST_COPY_BYTES
-    acts = {name: getattr(kinds, name.removeprefix("TCL_")) for name in _enum(INCLUDE / "tcl_fast_fp32.h")}
+    acts = {name: getattr(kernels, name.removeprefix("TCL_")) for name in _enum(INCLUDE / "tcl_fast_fp32.h")}
     assert acts == _enum(INCLUDE / "tcl_fast_fp32.h")
     assert len(acts) == 3
     assert {name: getattr(results, name.removeprefix("TCL_")) for name in records} == records

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from tinyclf.base.resources import resource_dir
 from tinyclf.device.emit.upstream import Linkage, own_symbol, summary
+from tinyclf.device.graph.kernels import KERNELS
 
 _OF_TILES = ("tiles", "fast")  # folders of sources that only a step on tiles calls
 
@@ -30,8 +30,7 @@ def library_files(*, in_tiles: bool, beside_upstream: bool) -> dict[str, bytes]:
 
 def linkage_context(linkage: Linkage) -> dict[str, Any]:
     """Return what the templates show of upstream's library and of ours beside it."""
-    headers = sorted(resource_dir("external/pulp-trainlib").glob("include/pulp_*.h"))
-    names = [name for h in headers for name in re.findall(r"^void (pulp_\w+)\(void \*", h.read_text(), re.MULTILINE)]
+    names = [name for name in KERNELS if own_symbol(name) != name]
     return {
         "home": linkage.upstream.home,
         "label": linkage.upstream.label,

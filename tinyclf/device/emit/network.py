@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from tinyclf.device.emit.args import c_fields
 from tinyclf.device.emit.c_text import c_identifiers, float_literal
 from tinyclf.device.emit.program import Program
 from tinyclf.device.emit.tiles import (
     direct_nodes,
+    is_forked,
     num_ops_before,
     tile_context,
     tile_rows,
 )
 from tinyclf.device.graph.ir import (
     PERSISTENT,
+    Attribute,
     BlobOf,
     Call,
     DataOf,
-    Field,
     Graph,
     Node,
     Role,
@@ -28,6 +29,8 @@ from tinyclf.device.graph.ir import (
     Tensor,
     gradient_name,
 )
+from tinyclf.device.graph.kernels import KERNELS, args_struct
+from tinyclf.recipe.optimizers import OPTIMIZERS
 from tinyclf.recipe.update_rule import UpdateRule
 
 # Role of the tensor that is loaded for each step, the C name of the linked block that it comes from, the block's file.
@@ -66,7 +69,7 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
         offset = program.plan.offsets[tensor.name] // 4 + first * (tensor.num_elements // max(tensor.shape[0], 1))
         return f"{_block(tensor)} + {offset}"
 
-    def text(value: Field) -> str:
+    def text(value: Attribute) -> str:
         if isinstance(value, BlobOf):
             return f"&blob_{blob_ids[_blob_key(value, graph)]}"
         if isinstance(value, DataOf):
@@ -78,12 +81,13 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
         return float_literal(value) if isinstance(value, float) else str(value)
 
     def args(node: Node) -> dict[str, Any]:
-        fields = [(name, text(value)) for name, value in node.fields]
-        return {"id": f"args_{node_ids[node.name]}", "struct": node.struct, "fields": fields, "name": node.name}
+        fields = [(field, text(value)) for field, value in c_fields(node)]
+        return {"id": f"args_{node_ids[node.name]}", "struct": args_struct(node.kind), "fields": fields}
 
     return {
         "arena_size": program.plan.arena_bytes // 4,
         "state_size": program.plan.state_bytes // 4,
+        "kernel_headers": _kernel_headers(graph, used),
         "rule": _rule(graph.rule) if graph.rule and graph.reads_rule else None,
         "num_calls_within_batch": num_ops_before(graph, tiles, graph.num_calls_within_batch)
         if tiles
@@ -114,6 +118,16 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
     }
 
 
+# Beginnings of the names of headers that pulp_train.h includes, or the template for more than a call.
+_INCLUDED_ANYWAY = ("pulp_", "tcl_update_fp32.h")
+
+
+def _kernel_headers(graph: Graph, nodes: Collection[str]) -> list[str]:
+    """Return the headers of the kernels that are called with the args of `nodes`."""
+    headers = {KERNELS[call.kernel].header for call in graph.calls if call.node in nodes}
+    return sorted(header for header in headers if not header.startswith(_INCLUDED_ANYWAY))
+
+
 def _block(tensor: Tensor) -> str:
     """Return the C name of the array that holds a tensor."""
     if tensor.role in PERSISTENT:
@@ -130,11 +144,7 @@ def _rule(rule: UpdateRule) -> dict[str, Any]:
         "batch": rule.batch,
         "warmup": rule.warmup,
     }
-    if rule.optimizer == "adam":
-        values |= {"rest1": 1 - rule.beta1, "rest2": 1 - rule.beta2, "epsilon": rule.epsilon}
-        values |= {"log_beta1": _log(rule.beta1), "log_beta2": _log(rule.beta2)}
-    else:
-        values["momentum"] = rule.momentum
+    values |= OPTIMIZERS[rule.optimizer].fields(rule)
     if rule.schedule == "cosine":
         values |= {"cosine": 1, "num_updates": rule.num_updates}
     milestones = rule.steps_down if rule.schedule == "step" else ()
@@ -143,11 +153,6 @@ def _rule(rule: UpdateRule) -> dict[str, Any]:
         fields += [("gamma", float_literal(rule.gamma)), ("num_milestones", str(len(milestones)))]
         fields.append(("milestones", "milestones"))
     return {"fields": fields, "milestones": milestones}
-
-
-def _log(beta: float) -> float:
-    """Return the logarithm of `beta`; of 0 one so low that its exponential is 0 in float32."""
-    return math.log(beta) if beta else -1e3
 
 
 _BlobKey = tuple[str, str | None, int | None, int]  # tensor, its gradient, how many channels (None: all), the first
@@ -170,7 +175,7 @@ def _gradient_of(field: BlobOf, graph: Graph) -> str | None:
 
 def _blobs(graph: Graph) -> list[_BlobKey]:
     """Return the blobs that nodes point to, in the order of the tensors."""
-    fields = (value for node in graph.nodes for _, value in node.fields if isinstance(value, BlobOf))
+    fields = (value for node in graph.nodes for _, value in node.attributes if isinstance(value, BlobOf))
     keys = dict.fromkeys(_blob_key(field, graph) for field in fields)
     order = {t.name: i for i, t in enumerate(graph.tensors)}
     return sorted(keys, key=lambda key: order[key[0]])
@@ -214,7 +219,7 @@ def _call_rows(
             {
                 "kernel": symbol,
                 "args": f"args_{node_ids[call.node]}",
-                "fork": int(call.fork),
+                "fork": is_forked(call),
                 "first_trace": first_trace,
                 "num_traces": len(written),
                 "phase": call.phase.value,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from tinyclf.device.graph.ir import Call, Graph, Phase, Tensor
+from tinyclf.device.graph.kernels import KERNELS, Launch
 from tinyclf.device.tiles.plan import ALIGNMENT, Op, Operand, Span, TilePlan
 
 MOST_NAMES = 8  # of calls, in the comment of an operation
@@ -18,6 +19,11 @@ def traces_by_op(tiles: TilePlan, traces: Sequence[tuple[Tensor, ...]]) -> list[
         tuple(tensor for i in op.calls if last[i] == number for tensor in traces[i])
         for number, op in enumerate(tiles.ops)
     ]
+
+
+def is_forked(call: Call) -> int:
+    """Tell whether the kernel is a body which the caller runs on every core: 1; others do as they like: 0."""
+    return int(KERNELS[call.kernel].launch is Launch.EVERY_CORE)
 
 
 def direct_nodes(graph: Graph, tiles: TilePlan) -> set[str]:
@@ -47,7 +53,7 @@ def tile_rows(
             {
                 "kernel": "tcl_tile_op" if op.body else call.kernel,
                 "args": f"ops[{_number(tiles, number)}]" if op.body else f"args_{node_ids[call.node]}",
-                "fork": 0 if op.body else int(call.fork),
+                "fork": 0 if op.body else is_forked(call),
                 "first_trace": first_trace,
                 "num_traces": len(written),
                 "phase": call.phase.value,

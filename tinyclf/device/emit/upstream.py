@@ -13,6 +13,7 @@ from typing import Any
 from tinyclf.base.errors import BadInput
 from tinyclf.base.resources import resource_dir
 from tinyclf.device.graph.ir import BlobOf, Call, DataOf, Graph, Node, Role, Tensor, gradient_name
+from tinyclf.device.graph.kernels import KERNELS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -131,7 +132,7 @@ def _with_buffer(graph: Graph, number: int, *, field: str) -> Graph:
     """Give call `number` room for its weights once more: that of their gradient if it comes later, else a tensor."""
     call, before = graph.calls[number], graph.calls[:number]
     node = next(n for n in graph.nodes if n.name == call.node)
-    weight = _tensor(graph, node, "coeff")
+    weight = _tensor(graph, node, "weight")
     buffer = graph.by_name.get(gradient_name(weight.name))
     is_free = buffer is not None and all(buffer.name not in other.writes for other in before)
     tensors = graph.tensors
@@ -139,7 +140,7 @@ def _with_buffer(graph: Graph, number: int, *, field: str) -> Graph:
         buffer = Tensor(f"{node.name}.{field}", weight.shape, Role.SCRATCH)
         tensors = (*tensors, buffer)
     calls = (*before, replace(call, writes=(*call.writes, buffer.name)), *graph.calls[number + 1 :])
-    wider = replace(node, fields=(*node.fields, (field, DataOf(buffer.name))))
+    wider = replace(node, attributes=(*node.attributes, (field, DataOf(buffer.name))))
     return replace(graph, tensors=tensors, nodes=tuple(wider if n is node else n for n in graph.nodes), calls=calls)
 
 
@@ -164,7 +165,7 @@ def _choose(graph: Graph, node: Node, call: Call) -> Choice:
     row = table()["kernels"].get(call.kernel)
     if row is None:
         usual = _NOT_CHECKED if call.kernel.startswith("pulp_") else _NOT_UPSTREAMS
-        return Choice(call.kernel, table()["ours"].get(call.kernel, usual))
+        return Choice(call.kernel, KERNELS[call.kernel].ours or usual)
     reasons = (reason for condition, reason in row.get("wrong", {}).items() if CONDITIONS[condition](graph, node))
     return Choice(call.kernel, next(reasons, ""))
 
@@ -172,49 +173,38 @@ def _choose(graph: Graph, node: Node, call: Call) -> Choice:
 # --- conditions of upstream.toml ----------------------------------------------------------------------------------
 
 
-def _tensor(graph: Graph, node: Node, field: str) -> Tensor:
-    """Return the tensor of a field, of the shape that the call sees."""
-    value = dict(node.fields)[field]
-    assert isinstance(value, BlobOf), f"{node.name}.{field} is no blob"
+def _tensor(graph: Graph, node: Node, attribute: str) -> Tensor:
+    """Return the tensor that an attribute is, of the shape that the call sees."""
+    value = node[attribute]
+    assert isinstance(value, BlobOf), f"{node.name}.{attribute} is no blob"
     tensor = graph.by_name[value.tensor]
     return tensor if value.channels is None else replace(tensor, shape=(value.channels, *tensor.shape[1:]))
 
 
-def _number(node: Node, field: str) -> int:
-    """Return an integer field; one that is not named is 0."""
-    value = dict(node.fields).get(field, 0)
-    assert isinstance(value, int), f"{node.name}.{field} is no integer"
-    return value
-
-
 def _has_bias(graph: Graph, node: Node) -> bool:
-    return "bias" in dict(node.fields)
+    return node.get("bias") is not None
 
 
 def _has_padding(graph: Graph, node: Node) -> bool:
-    return any(_number(node, field) for field in ("Lpad", "Rpad", "Upad", "Dpad"))
-
-
-def _strides(node: Node) -> tuple[int, int]:
-    return _number(node, "stride_h"), _number(node, "stride_w")
+    return any(node.window().padding)
 
 
 def _has_stride(graph: Graph, node: Node) -> bool:
-    return _strides(node) != (1, 1)
+    return node.window().stride != (1, 1)
 
 
 def _has_padded_tap(graph: Graph, node: Node) -> bool:
     """Tell whether the kernel's last tap meets padding: only where it does not, upstream sums the bias gradient."""
-    sizes, kernel, outputs = (_tensor(graph, node, field).shape[-2:] for field in ("input", "coeff", "output"))
-    before = _number(node, "Upad"), _number(node, "Lpad")
-    first = [taps - 1 - pad for taps, pad in zip(kernel, before, strict=True)]
-    last = [f + stride * (num - 1) for f, stride, num in zip(first, _strides(node), outputs, strict=True)]
+    sizes, kernel, outputs = (_tensor(graph, node, name).shape[-2:] for name in ("input", "weight", "output"))
+    top, _, left, _ = node.window().padding
+    first = [taps - 1 - pad for taps, pad in zip(kernel, (top, left), strict=True)]
+    last = [f + stride * (num - 1) for f, stride, num in zip(first, node.window().stride, outputs, strict=True)]
     return min(first) < 0 or any(place >= size for place, size in zip(last, sizes, strict=True))
 
 
 def _partly_trained(graph: Graph, node: Node) -> bool:
     """Tell whether the weight or the bias has no place for a gradient."""
-    blobs = [value for name, value in node.fields if name in ("coeff", "bias") and isinstance(value, BlobOf)]
+    blobs = [value for name, value in node.attributes if name in ("weight", "bias") and isinstance(value, BlobOf)]
     return any((blob.gradient or gradient_name(blob.tensor)) not in graph.by_name for blob in blobs)
 
 
@@ -229,11 +219,11 @@ CONDITIONS: Mapping[str, Callable[[Graph, Node], bool]] = {
     "unequal_channels": lambda graph, node: (
         _tensor(graph, node, "input").shape[0] != _tensor(graph, node, "output").shape[0]
     ),
-    "unequal_padding": lambda graph, node: _number(node, "Lpad") != _number(node, "Upad"),
+    "unequal_padding": lambda graph, node: node.window().padding[0] != node.window().padding[2],
     "unpadded_not_3x3": lambda graph, node: (
         not _has_padding(graph, node)
         and not _has_stride(graph, node)
-        and _tensor(graph, node, "coeff").shape[-2:] != (3, 3)
+        and _tensor(graph, node, "weight").shape[-2:] != (3, 3)
     ),
     "unpadded_stride": lambda graph, node: not _has_padding(graph, node) and _has_stride(graph, node),
 }

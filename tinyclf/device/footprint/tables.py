@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from functools import cache
 
-from tinyclf.base.resources import resource_dir
+from tinyclf.device.graph.headers import struct_members
 from tinyclf.device.graph.ir import BlobOf, Graph, Node, Role
+from tinyclf.device.graph.kernels import args_struct
 from tinyclf.device.graph.traces import traced_tensors
 from tinyclf.device.memory.plan import MemoryPlan
 from tinyclf.device.memory.trained_pieces import trained_segments
@@ -16,7 +15,7 @@ from tinyclf.device.tiles.fusion import Fusion
 
 WORD_BYTES = 4
 # Structs whose members are not all words.
-CALL_BYTES, OP_BYTES, OPERAND_BYTES = 20, 52, 40  # tcl_call, tcl_op, tcl_operand
+CALL_BYTES, OP_BYTES, OPERAND_BYTES = 20, 56, 40  # tcl_call, tcl_op, tcl_operand
 HEADER_BYTES, TENSOR_BYTES, DIMENSION_BYTES = 512, 48, 6  # at most, of the text at the start of a weights file
 
 
@@ -50,8 +49,8 @@ def _works(graph: Graph, plan: MemoryPlan, *, is_run: bool) -> list[tuple[tuple[
 def _args_bytes(nodes: Iterable[Node]) -> int:
     """Return the bytes of the arguments of some nodes, and of the blobs that they point to."""
     kept = list(nodes)
-    blobs = {field for node in kept for _, field in node.fields if isinstance(field, BlobOf)}
-    return len(blobs) * struct_bytes("blob") + sum(struct_bytes(node.struct) for node in kept)
+    blobs = {value for node in kept for _, value in node.attributes if isinstance(value, BlobOf)}
+    return len(blobs) * struct_bytes("blob") + sum(struct_bytes(args_struct(node.kind)) for node in kept)
 
 
 def _report_bytes(graph: Graph, plan: MemoryPlan, *, is_run: bool) -> int:
@@ -65,12 +64,4 @@ def _report_bytes(graph: Graph, plan: MemoryPlan, *, is_run: bool) -> int:
 
 def struct_bytes(name: str) -> int:
     """Return the size of a struct of the kernel library whose members are all words: pointers, int and float."""
-    return WORD_BYTES * _num_members()[name]
-
-
-@cache
-def _num_members() -> dict[str, int]:
-    """Count the members of the library's structs, one a line, as its headers declare them."""
-    headers = sorted(resource_dir("external/pulp-trainlib").glob("include/*.h"))
-    text = re.sub(r"/\*.*?\*/", "", "\n".join(f.read_text() for f in headers), flags=re.DOTALL)
-    return {m[1]: m[2].count(";") for m in re.finditer(r"^struct (\w+) \{\n(.*?)^\};", text, re.DOTALL | re.MULTILINE)}
+    return WORD_BYTES * len(struct_members()[name])

@@ -12,7 +12,7 @@ from math import prod
 from tinyclf.device.graph.ir import BlobOf, Call, Graph, Node, Phase, Role, Tensor
 
 _FLOAT_BYTES = 4
-_BIAS, _SUM = "tcl_bias_args", "tcl_add_args"
+_BIAS, _SUM = "bias", "add"
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ def upstream_bytes(graph: Graph) -> int:
         if layer.node is None:
             continue
         tensors = _tensors(graph, layer.node)
-        if layer.is_updated or (is_behind and layer.node.struct == "pool_args"):
+        if layer.is_updated or (is_behind and layer.node.kind == "avgpool"):
             total += 2 * _FLOAT_BYTES * _num_weights(layer.node, tensors)
-            total += 2 * tensors["bias"].num_elements if layer.node.struct == "Linear_args" and "bias" in tensors else 0
-        if is_behind and layer.node.struct == "PointWise_Conv_args":
-            transposed = max(transposed, tensors["coeff"].num_bytes)
+            total += 2 * tensors["bias"].num_elements if layer.node.kind == "linear" and "bias" in tensors else 0
+        if is_behind and layer.node.kind == "pointwise":
+            transposed = max(transposed, tensors["weight"].num_bytes)
     last = layers[-1].node
     assert last is not None, "a net ends in a layer"
     return total + 2 * _tensors(graph, last)["output"].num_bytes + transposed
@@ -65,11 +65,11 @@ def _layers(graph: Graph) -> list[_Layer]:
     layers = [_Layer(None, graph.by_name[name]) for name in skipped.get(-1, [])]
     for i, call in enumerate(calls):
         node = nodes[call.node]
-        if node.struct != _BIAS:
+        if node.kind != _BIAS:
             tensors = _tensors(graph, node)
-            coeff = tensors.get("coeff")
+            coeff = tensors.get("weight")
             is_updated = coeff is not None and coeff.name.rpartition(".")[0] in trained
-            layers.append(_Layer(node, tensors["first" if node.struct == _SUM else "input"], is_updated))
+            layers.append(_Layer(node, tensors["first" if node.kind == _SUM else "input"], is_updated))
         layers += [_Layer(None, graph.by_name[name]) for name in skipped.get(i, [])]
     return layers
 
@@ -78,7 +78,7 @@ def _skipped(calls: list[Call], nodes: dict[str, Node]) -> dict[int, list[str]]:
     """Return by the number of the call that wrote them (-1: none) the operands of sums that other layers read too."""
     found: dict[int, list[str]] = {}
     for i, call in enumerate(calls):
-        if nodes[call.node].struct != _SUM:
+        if nodes[call.node].kind != _SUM:
             continue
         for name in call.reads:
             writer = max((j for j in range(i) if name in calls[j].writes), default=-1)
@@ -88,16 +88,14 @@ def _skipped(calls: list[Call], nodes: dict[str, Node]) -> dict[int, list[str]]:
 
 
 def _tensors(graph: Graph, node: Node) -> dict[str, Tensor]:
-    return {name: graph.by_name[value.tensor] for name, value in node.fields if isinstance(value, BlobOf)}
+    return {name: graph.by_name[value.tensor] for name, value in node.attributes if isinstance(value, BlobOf)}
 
 
 def _num_weights(node: Node, tensors: dict[str, Tensor]) -> int:
     """Count weights as upstream does: input channels x output channels x window, for every kind of layer."""
-    if node.struct == "Linear_args":
-        return tensors["coeff"].num_elements
+    if node.kind == "linear":
+        return tensors["weight"].num_elements
     channels = tensors["input"].shape[0] * tensors["output"].shape[0]
-    if node.struct == "pool_args":
-        fields = dict(node.fields)
-        window = (fields["Hker"], fields["Wker"])
-        return channels * prod(size for size in window if isinstance(size, int))
-    return channels * prod(tensors["coeff"].shape[2:])
+    if node.kind == "avgpool":
+        return channels * prod(node.window().kernel)
+    return channels * prod(tensors["weight"].shape[2:])

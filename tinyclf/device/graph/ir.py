@@ -23,6 +23,7 @@ class Role(Enum):
     SCRATCH = "scratch"
     STATE = "optimizer state"  # kept from step to step, zero before the first
     ACCUMULATED = "accumulated gradient"  # kept from step to step of a batch
+    RULE = "state of the update rule"  # set before the first call of each step; a field of the rule, no tensor in C
 
 
 PERSISTENT = (Role.STATE, Role.ACCUMULATED)  # in a block of their own, not in the arena
@@ -60,6 +61,11 @@ class Tensor:
         return self.num_elements * DTYPE_BYTES[self.dtype]
 
     @property
+    def is_in_arena(self) -> bool:
+        """Tell whether it lies in the arena."""
+        return self.role not in (Role.PARAMETER, Role.RULE, *PERSISTENT)
+
+    @property
     def trained_shape(self) -> tuple[int, ...]:
         """Return the shape of what is trained of a trained parameter: its leading rows, or all of it."""
         return self.shape if self.trained_channels is None else (self.trained_channels, *self.shape[1:])
@@ -72,11 +78,11 @@ class Tensor:
 
 @dataclass(frozen=True)
 class BlobOf:
-    """A field of an args struct that points to the blob of a tensor and its gradient.
+    """An attribute of a node: a tensor that a layer works on, and its gradient.
 
     `gradient` names the tensor that holds it; None: the one called `gradient_name(tensor)`, if the graph has it in
-    that size. With `channels` the blob is only so many channels of both, from `first` on: a piece of their arrays. A
-    gradient tensor that has only these channels is taken from its beginning.
+    that size. With `channels` the node works on only so many channels of both, from `first` on: a piece of their
+    arrays. A gradient tensor that has only these channels is taken from its beginning.
     """
 
     tensor: str
@@ -87,7 +93,7 @@ class BlobOf:
 
 @dataclass(frozen=True)
 class DataOf:
-    """A field of an args struct that points to the data of a tensor, from the channel `first` on."""
+    """An attribute of a node: the values of a tensor, from the channel `first` on."""
 
     tensor: str
     first: int = 0
@@ -95,27 +101,74 @@ class DataOf:
 
 @dataclass(frozen=True)
 class RuleOf:
-    """A field of an args struct that points to the graph's update rule."""
+    """An attribute of a node: the graph's update rule."""
 
 
-Field = BlobOf | DataOf | RuleOf | int | float | None
+@dataclass(frozen=True)
+class Window:
+    """An attribute of a node: a window that moves over planes; each pair is vertical, horizontal.
+
+    `padding` is (top, bottom, left, right). The taps of a dilated window are `dilation` apart.
+    """
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+    def outputs(self, inputs: tuple[int, ...]) -> tuple[int, int]:
+        """Return the size of the output plane: floor((size + padding of both sides - extent) / stride) + 1."""
+        top, bottom, left, right = self.padding
+        extents = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True)]
+        height, width = (
+            (size + pad - extent) // stride + 1
+            for size, pad, extent, stride in zip(
+                inputs, (top + bottom, left + right), extents, self.stride, strict=True
+            )
+        )
+        return height, width
+
+
+Attribute = BlobOf | DataOf | RuleOf | Window | int | float | None
 
 
 @dataclass(frozen=True)
 class Node:
-    """One layer instance: one args struct in C. Fields that are not named are zero."""
+    """One layer instance: what it is. `kind` is the layer of its rows in the table of kernels.
+
+    How C is told, in one args struct, is known to `emit` alone. What is not named is zero there.
+    """
 
     name: str
-    struct: str
-    fields: tuple[tuple[str, Field], ...]
+    kind: str
+    attributes: tuple[tuple[str, Attribute], ...]
+
+    def __getitem__(self, attribute: str) -> Attribute:
+        """Return an attribute, which the node has."""
+        return dict(self.attributes)[attribute]
+
+    def get(self, attribute: str) -> Attribute:
+        """Return an attribute; None: the node has none of that name."""
+        return dict(self.attributes).get(attribute)
+
+    def window(self) -> Window:
+        """Return the window of a layer that has one."""
+        value = self["window"]
+        assert isinstance(value, Window), f"{self.name} has no window"
+        return value
+
+    def tensor(self, attribute: str) -> str:
+        """Return the name of the tensor that an attribute is."""
+        value = self[attribute]
+        assert isinstance(value, BlobOf | DataOf), f"{self.name}.{attribute} is no tensor"
+        return value.tensor
 
 
 @dataclass(frozen=True)
 class Call:
     """One kernel call: one step of time.
 
-    `fork` says that the kernel is a body which the caller runs on every core; others fork by themselves or run on one
-    core. A tensor in both `reads` and `writes` is worked on in place.
+    `kernel` is the symbol of a row of the table of kernels. What is in `reads` and in `writes` is worked on in place.
     """
 
     kernel: str
@@ -123,7 +176,6 @@ class Call:
     phase: Phase
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    fork: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,7 +202,7 @@ class Graph:
     @property
     def reads_rule(self) -> bool:
         """Tell whether a call reads the settings of the update at run time."""
-        return any(isinstance(field, RuleOf) for node in self.nodes for _, field in node.fields)
+        return any(isinstance(value, RuleOf) for node in self.nodes for _, value in node.attributes)
 
     @cached_property
     def by_name(self) -> dict[str, Tensor]:
@@ -176,7 +228,7 @@ def check(graph: Graph) -> None:
     nodes = {n.name: n for n in graph.nodes}
     assert len(nodes) == len(graph.nodes), "two nodes share a name"
     for node in graph.nodes:
-        for field, value in node.fields:
+        for field, value in node.attributes:
             if isinstance(value, BlobOf | DataOf):
                 assert value.tensor in graph.by_name, f"{node.name}.{field}: unknown tensor {value.tensor}"
             if isinstance(value, BlobOf) and value.gradient:
@@ -188,7 +240,7 @@ def check(graph: Graph) -> None:
     assert len(sample_calls) == len(graph.calls) or all(c.phase is not Phase.UPDATE for c in sample_calls), (
         "an update call stands before the end of the batch"
     )
-    written = {t.name for t in graph.tensors_of(Role.INPUT, Role.LABEL, Role.PARAMETER, *PERSISTENT)}
+    written = {t.name for t in graph.tensors_of(Role.INPUT, Role.LABEL, Role.PARAMETER, Role.RULE, *PERSISTENT)}
     for call in graph.calls:
         assert call.node in nodes, f"{call.kernel}: unknown node {call.node}"
         for name in (*call.reads, *call.writes):
@@ -197,3 +249,8 @@ def check(graph: Graph) -> None:
             assert name in written, f"{call.kernel} of {call.node} reads {name} before it is written"
         written.update(call.writes)
     assert written >= set(graph.outputs), "an output is never written"
+    for tensor in graph.tensors_of(Role.RULE):
+        writers = [i for i, call in enumerate(graph.calls) if tensor.name in call.writes]
+        readers = [i for i, call in enumerate(graph.calls) if tensor.name in call.reads and i not in writers]
+        is_settled = max(writers, default=-1) < min(readers, default=len(graph.calls))
+        assert is_settled, f"{tensor.name} changes after a call has read it"

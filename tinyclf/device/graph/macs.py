@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from tinyclf.device.graph.ir import BlobOf, Field, Graph
+from tinyclf.device.graph.ir import BlobOf, Graph, Node
 
 
 def num_macs(graph: Graph) -> int:
@@ -14,12 +14,12 @@ def num_macs(graph: Graph) -> int:
 
 def macs_by_call(graph: Graph) -> list[int]:
     """Count the multiply-accumulates of each call, as `num_macs` does."""
-    nodes = {node.name: dict(node.fields) for node in graph.nodes}
+    nodes = {node.name: node for node in graph.nodes}
     return [_call_macs(graph, nodes[call.node]) for call in graph.calls]
 
 
-def _call_macs(graph: Graph, fields: dict[str, Field]) -> int:
-    weight, output = fields.get("coeff"), fields.get("output")
+def _call_macs(graph: Graph, node: Node) -> int:
+    weight, output = node.get("weight"), node.get("output")
     if not isinstance(weight, BlobOf) or not isinstance(output, BlobOf):
         return 0
     shape, channels = graph.by_name[weight.tensor].shape, graph.by_name[output.tensor].shape

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyclf.device.graph.ir import Graph, Role, Tensor, gradient_name
+from tinyclf.device.graph.kernels import FW, KERNELS
 
 Array = NDArray[np.float32]
 
@@ -29,20 +30,17 @@ def _gradient_parts(graph: Graph, parameter: str) -> list[Tensor]:
     return [t for t in graph.tensors if name in (t.name, t.part_of)]
 
 
-# Kernels whose derivative jumps -> whether what they read (else what they wrote) tells on which side they were.
-_KINKS = {"pulp_relu_fp32_bw_cl": False, "tcl_relu6_fp32_bw_cl": False, "tcl_maxpool_fp32_bw_cl": True}
-
-
 def kinks(graph: Graph) -> dict[str, str]:
     """Return for each node of the backward pass whose derivative jumps the tensor that tells on which side it was.
 
     That is the output of a ReLU or ReLU6, and the input of a maximum pooling.
     """
-    passed = {call.node: _KINKS[call.kernel] for call in graph.calls if call.kernel in _KINKS}
+    rows = [KERNELS[call.kernel] for call in graph.calls]
+    passed = {call.node: row.kink for call, row in zip(graph.calls, rows, strict=True) if row.kink}
     return {
-        call.node: (call.reads if passed[call.node] else call.writes)[0]
-        for call in graph.calls
-        if call.node in passed and call.kernel not in _KINKS
+        call.node: (call.reads if passed[call.node].of == "input" else call.writes)[0]
+        for call, row in zip(graph.calls, rows, strict=True)
+        if call.node in passed and row.direction == FW
     }
 
 

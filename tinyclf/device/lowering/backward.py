@@ -10,8 +10,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from tinyclf.device.graph.ir import BlobOf, Call, Field, Node, Phase, Role, Tensor, gradient_name
-from tinyclf.device.lowering.layers import Lowered
+from tinyclf.device.graph.ir import Attribute, BlobOf, Call, Node, Phase, Role, Tensor, gradient_name
+from tinyclf.device.graph.kernels import FW, find
+from tinyclf.device.lowering.layer import Lowered
 
 
 def values_with_gradient(layers: Sequence[Lowered]) -> frozenset[str]:
@@ -36,8 +37,11 @@ def shared_tensors(layers: Sequence[Lowered], needed: frozenset[str]) -> dict[st
     for layer in layers:
         y = layer.output.name
         place[y] = y
+        own = set() if layer.keeps_input else {layer.name}
         for x in layer.inputs if layer.in_place else ():
-            others = {reader for value in held[place[x.name]] for reader in readers[value]} - {layer.name}
+            if x.num_elements != layer.output.num_elements:
+                continue
+            others = {reader for value in held[place[x.name]] for reader in readers[value]} - own
             if x.role is not Role.INPUT and users[x.name] == 1 and not others:
                 place[y] = place[x.name]
                 break
@@ -50,11 +54,16 @@ def _backward_readers(layers: Sequence[Lowered], needed: frozenset[str]) -> dict
     readers: dict[str, set[str]] = defaultdict(set)
     for layer in layers:
         if layer.output.name in needed:
-            calls = layer.backward_input if needed & {x.name for x in layer.inputs} else ()
-            for call in (*calls, *layer.backward_parameters):
+            for call in (*_input_calls(layer, needed), *layer.backward_parameters):
                 for name in call.reads:
                     readers[name].add(layer.name)
     return readers
+
+
+def _input_calls(layer: Lowered, needed: frozenset[str]) -> list[Call]:
+    """Return the calls that write a gradient of an input which is needed."""
+    gradients = {gradient_name(x.name) for x in layer.inputs if x.name in needed}
+    return [call for call in layer.backward_input if gradients & {*call.writes}]
 
 
 class Backward:
@@ -87,10 +96,10 @@ class Backward:
         calls: list[Call] = []
         gradients = {layer.output.name: given}
         if wanted and layer.backward_input:
-            (x,) = wanted
             is_free = layer.in_place and self._num_holders[given] == 1
-            gradients[x.name] = given if is_free else self._new(x)
-            calls += self._placed(layer.backward_input, layer, gradients)
+            for x in wanted:
+                gradients[x.name] = given if is_free and x is layer.inputs[0] else self._new(x)
+            calls += self._placed(_input_calls(layer, self._needed), layer, gradients)
         for x in wanted:
             calls += self._give(x, gradients.get(x.name, given))
         calls += self._placed(layer.backward_parameters, layer, gradients)
@@ -117,12 +126,12 @@ class Backward:
         return [replace(call, reads=renamed(call.reads), writes=renamed(call.writes)) for call in calls]
 
     def _bound(self, node: Node, gradients: Mapping[str, str]) -> Node:
-        def bound(field: Field) -> Field:
-            if not isinstance(field, BlobOf) or field.tensor not in self._place:
-                return field
-            return replace(field, tensor=self._place[field.tensor], gradient=gradients.get(field.tensor))
+        def bound(value: Attribute) -> Attribute:
+            if not isinstance(value, BlobOf) or value.tensor not in self._place:
+                return value
+            return replace(value, tensor=self._place[value.tensor], gradient=gradients.get(value.tensor))
 
-        return replace(node, fields=tuple((name, bound(field)) for name, field in node.fields))
+        return replace(node, attributes=tuple((name, bound(value)) for name, value in node.attributes))
 
     def _new(self, value: Tensor) -> str:
         """Return a new tensor for a gradient of `value`: the first has the name of the value's tensor."""
@@ -148,6 +157,6 @@ class Backward:
         self._num_holders[into] += 1
         self._gradient[value.name] = into
         name = f"{gradient_name(value.name)}.sum{self._num_given[value.name] - 1}"
-        fields = (("first", BlobOf(so_far)), ("second", BlobOf(given)), ("output", BlobOf(into)))
-        self.nodes[name] = Node(name, "tcl_add_args", fields)
-        return [Call("tcl_add_fp32_cl", name, Phase.BACKWARD, (so_far, given), (into,))]
+        terms = (("first", BlobOf(so_far)), ("second", BlobOf(given)), ("output", BlobOf(into)))
+        self.nodes[name] = Node(name, "add", terms)
+        return [Call(find("add", FW).symbol, name, Phase.BACKWARD, (so_far, given), (into,))]

@@ -13,26 +13,37 @@ from tinyclf.device.graph.ir import Call, Node, Role, Tensor
 
 @dataclass(frozen=True)
 class Case:
-    """A layer to test, with the shape (C, H, W) of each input; `in_place`: its output takes its input's memory."""
+    """A layer to test, with the shape (C, H, W) of its first input, and of each other where it is another.
+
+    `in_place`: its output takes its first input's memory, as far as the layer can work so.
+    """
 
     label: str
     module: nn.Module
     input_shape: tuple[int, ...]
     num_inputs: int = 1
     in_place: bool = False
+    other_shapes: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Return the shape of each input."""
+        return (self.input_shape, *(self.other_shapes or (self.input_shape,) * (self.num_inputs - 1)))
 
 
 @dataclass(frozen=True)
 class Lowered:
     """One layer in C: its nodes, and its calls in each direction, each tensor under a name of its own.
 
-    `backward_input` reads the gradient of `output` and writes that of the input; without it (and with an input that
-    needs one) the gradient of `output` is that of each input. `backward_parameters` writes the gradients of those
+    `backward_input` reads the gradient of `output` and writes those of the inputs; a call that writes only gradients
+    which nothing needs is left out. Without it (and with an input that needs one) the gradient of `output` is that of
+    each input. `backward_parameters` writes the gradients of those
     `parameters` (weight, then bias) that are trained, of leading channels if only these are. Both may read the inputs,
     `output` and the parameters.
 
     `in_place`: output and first input may share their memory, and so may their gradients; `backward_input` then may
-    read either one's values.
+    read either one's values. With `keeps_input` it reads the first input's own: only the gradients share their memory,
+    and the values only where there is no backward pass.
     """
 
     name: str
@@ -44,6 +55,7 @@ class Lowered:
     backward_input: tuple[Call, ...]
     backward_parameters: tuple[Call, ...] = ()
     in_place: bool = False
+    keeps_input: bool = False
 
     @property
     def trained(self) -> tuple[Tensor, ...]:
@@ -52,9 +64,10 @@ class Lowered:
 
 
 class Layer:
-    """What every layer class has. A kernel name is always written whole, so that it can be searched for."""
+    """What every layer class has. Kernels are named in the table of kernels, by `kind` and direction."""
 
     torch_type: ClassVar[type[nn.Module]]
+    kind: ClassVar[str]  # its layer in the table of kernels
 
     @classmethod
     def accepts(cls, module: nn.Module) -> bool:

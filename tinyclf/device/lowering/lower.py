@@ -14,10 +14,11 @@ from math import prod
 from torch import fx, nn
 
 from tinyclf.base.errors import BadInput, Unsupported
-from tinyclf.device.graph.ir import BlobOf, Call, DataOf, Field, Graph, Node, Phase, Role, Tensor, check, gradient_name
+from tinyclf.device.graph.ir import BlobOf, Call, DataOf, Graph, Node, Phase, Role, Tensor, check, gradient_name
+from tinyclf.device.graph.kernels import FW, IG, find
 from tinyclf.device.lowering.backward import Backward, shared_tensors, values_with_gradient
 from tinyclf.device.lowering.layers import LAYERS, Lowered
-from tinyclf.device.lowering.tracing import Add, as_module_calls, shapes
+from tinyclf.device.lowering.tracing import Add, Product, as_module_calls, shapes
 from tinyclf.device.lowering.updates import Updates
 from tinyclf.device.memory.rows import fuse_updates
 from tinyclf.recipe.update_rule import UpdateRule
@@ -25,7 +26,7 @@ from tinyclf.recipe.update_rule import UpdateRule
 PLAIN = UpdateRule(0.01)  # SGD after each sample; no byte depends on the rate
 
 # What only gives a tensor another shape, or nothing in use. In CHW layout a flattened tensor is the same bytes.
-_SHAPE_METHODS = {"view", "reshape", "flatten", "contiguous"}
+_SHAPE_METHODS = {"view", "reshape", "flatten", "contiguous", "unsqueeze"}
 _SHAPE_MODULES = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d)
 
 
@@ -58,7 +59,7 @@ def training_graph(
     loss = Tensor("loss", (1,), Role.ACTIVATION)
 
     tensors = {t.name: t for t in (image, label, loss)}
-    nodes = {"loss": _loss_node(logits, label, loss)}
+    nodes = {"loss": _loss_node(rule.loss, logits, label, loss)}
     calls: list[Call] = []
     for layer in layers:
         tensors |= {t.name: t for t in (*layer.parameters, layer.output) if place.get(t.name, t.name) == t.name}
@@ -128,7 +129,8 @@ def _reshaped(node: fx.Node, values: Mapping[fx.Node, Tensor], sizes: Mapping[st
     if not isinstance(x, fx.Node) or x not in values:
         raise Unsupported(f"'{node.name}' cannot be lowered: its input is not the output of a layer")
     before, after = sizes[x.name], sizes[node.name]
-    if after not in (before, (1, prod(before))):
+    is_factor = {before, after} == {before[:2], (*before[:2], 1, 1)}  # one number for each channel
+    if after not in (before, (1, prod(before))) and not is_factor:
         raise Unsupported(f"'{node.name}' cannot be lowered: it changes the shape from {before} to {after}, not flat")
     return values[x]
 
@@ -139,20 +141,29 @@ def _lower_call(
     if node.op != "call_module":
         raise Unsupported(f"'{node.name}' cannot be lowered: {_called(node)} is computed outside of a layer")
     name, module = str(node.target), traced.get_submodule(str(node.target))
+    if isinstance(module, Add | Product):
+        _check_operands(name, module, *(sizes[x.name] for x in node.args if isinstance(x, fx.Node)))
+        if isinstance(module, Product) and node.args[0] is node.args[1]:
+            raise Unsupported(f"'{name}' cannot be lowered: a product of a tensor with itself")
     kind = next((k for k in LAYERS if k.accepts(module)), None)
     if kind is None:
         raise Unsupported(f"layer '{name}' cannot be lowered: {module} (no kernel for it)")
     inputs = [values[x] for x in node.args if isinstance(x, fx.Node) and x in values]
     if len(inputs) != len(node.args) or node.kwargs:
         raise Unsupported(f"layer '{name}' cannot be lowered: an input of it is not the output of a layer")
-    if isinstance(module, Add):
-        first, second = (sizes[x.name] for x in node.all_input_nodes * (3 - len(node.all_input_nodes)))
-        if first != second:
-            raise Unsupported(f"'{name}' cannot be lowered: a sum of shapes {first} and {second} (broadcasting)")
     layer = kind.lower(name, module, *inputs)
     if prod(sizes[node.name]) != layer.output.num_elements:
         raise Unsupported(f"layer '{name}' cannot be lowered: {module} gives {sizes[node.name]}: flatten its input")
     return layer
+
+
+def _check_operands(name: str, module: nn.Module, first: tuple[int, ...], second: tuple[int, ...]) -> None:
+    """Refuse shapes that do not fit each other, but for a factor for each channel of an image."""
+    large, small = (first, second) if prod(first) >= prod(second) else (second, first)
+    if large == small or (isinstance(module, Product) and len(large) == 4 and small == (1, large[1], 1, 1)):
+        return
+    what = "a product" if isinstance(module, Product) else "a sum"
+    raise Unsupported(f"'{name}' cannot be lowered: {what} of shapes {first} and {second} (broadcasting)")
 
 
 def _called(node: fx.Node) -> str:
@@ -195,25 +206,15 @@ def _check_uses(traced: fx.GraphModule, layers: list[Lowered], result: Tensor) -
             owners[id(parameter)] = layer.name
 
 
-def _loss_node(logits: Tensor, label: Tensor, loss: Tensor) -> Node:
-    fields: tuple[tuple[str, Field], ...] = (
-        ("output", BlobOf(logits.name)),
-        ("target", DataOf(label.name)),
-        ("wr_loss", DataOf(loss.name)),
+def _loss_node(kind: str, logits: Tensor, label: Tensor, loss: Tensor) -> Node:
+    return Node(
+        "loss", kind, (("output", BlobOf(logits.name)), ("target", DataOf(label.name)), ("loss", DataOf(loss.name)))
     )
-    return Node("loss", "loss_args", fields)
-
-
-_LOSS_KERNELS = {
-    "cross_entropy": ("pulp_CrossEntropyLoss", "pulp_CrossEntropyLoss_backward"),
-    "mse": ("pulp_MSELoss", "pulp_MSELoss_backward"),
-}
 
 
 def _loss_calls(rule: UpdateRule, logits: Tensor, label: Tensor, loss: Tensor, grad: str) -> list[Call]:
     reads = (logits.name, label.name)
-    forward, backward = _LOSS_KERNELS[rule.loss]
     return [
-        Call(forward, "loss", Phase.LOSS, reads, (loss.name,)),
-        Call(backward, "loss", Phase.BACKWARD, reads, (grad,)),
+        Call(find(rule.loss, FW).symbol, "loss", Phase.LOSS, reads, (loss.name,)),
+        Call(find(rule.loss, IG).symbol, "loss", Phase.BACKWARD, reads, (grad,)),
     ]

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tinyclf.device.graph.ir import BlobOf, Call, DataOf, Field, Node, Phase, Role, RuleOf, Tensor, gradient_name
-from tinyclf.device.lowering.layers import Lowered
+from tinyclf.device.graph.ir import Attribute, BlobOf, Call, DataOf, Node, Phase, Role, RuleOf, Tensor, gradient_name
+from tinyclf.device.graph.kernels import UPDATE, find
+from tinyclf.device.lowering.layer import Lowered
+from tinyclf.recipe.optimizers import OPTIMIZERS
 from tinyclf.recipe.update_rule import UpdateRule
 
 NUM_NORM_BLOCKS = 16  # TCL_NORM_BLOCKS of tcl_update_fp32.h
 
-_STATE_FIELDS = ("first", "second")  # of struct tcl_update_args
+_STATES = ("first", "second")  # attributes of the node of an update
 
 
 def state_names(rule: UpdateRule, parameter: str) -> tuple[str, ...]:
     """Return the names of the tensors that the optimizer keeps for a parameter."""
-    if rule.optimizer == "adam":
-        return f"{parameter}.mean", f"{parameter}.mean_square"
-    return (f"{parameter}.momentum",) if rule.momentum else ()
+    return tuple(f"{parameter}.{state.name}" for state in OPTIMIZERS[rule.optimizer].kept(rule))
 
 
 def _trained_part(parameter: Tensor, gradient: str | None = None) -> BlobOf:
@@ -36,6 +36,8 @@ class Updates:
         self.tensors: dict[str, Tensor] = {}  # states, accumulated gradients and sums of squares, by name
         self.nodes: dict[str, Node] = {}
         self._waiting: list[Tensor] = []  # parameters whose update comes last
+        self._scale = (Tensor("gradient_scale", (), Role.RULE),) if rule.clip else ()  # that clipping changes
+        self.tensors |= {t.name: t for t in self._scale}
 
     def after(self, layer: Lowered) -> list[Call]:
         """Return the calls that follow the backward pass of `layer`, whose input gradient needs the old weights."""
@@ -55,40 +57,42 @@ class Updates:
     def _waiting_gradient(self, parameter: Tensor) -> str:
         return f"{parameter.name}.accumulated" if self.rule.batch > 1 else gradient_name(parameter.name)
 
-    def _node(self, name: str, struct: str, *fields: tuple[str, Field]) -> str:
-        self.nodes[name] = Node(name, struct, fields)
+    def _node(self, name: str, kind: str, *attributes: tuple[str, Attribute]) -> str:
+        self.nodes[name] = Node(name, kind, attributes)
         return name
+
+    def _call(self, node: str, reads: tuple[str, ...], writes: tuple[str, ...], phase: Phase = Phase.UPDATE) -> Call:
+        """Return the call of a node."""
+        return Call(find(self.nodes[node].kind, UPDATE).symbol, node, phase, reads, writes)
 
     def _descend(self, layer: Lowered) -> Call:
         """Update all trained parameters of a layer with upstream's function."""
         first, *second = layer.trained  # to the kernel any parameter can be the weights or the biases
-        more: tuple[tuple[str, Field], ...] = ()
-        if second:
-            more = (("biases", _trained_part(second[0])), ("use_biases", 1))
+        more = [("bias", _trained_part(parameter)) for parameter in second]
         node = self._node(
             f"{layer.name}.sgd",
-            "optim_args",
-            ("weights", _trained_part(first)),
+            "descent",
+            ("weight", _trained_part(first)),
             ("learning_rate", self.rule.learning_rate),
-            ("weight_decay_lambda", self.rule.weight_decay),
+            ("weight_decay", self.rule.weight_decay),
             *more,
         )
         names = tuple(p.name for p in layer.trained)
         reads = (*names, *(gradient_name(n) for n in names))
-        return Call("pulp_gradient_descent_fp32", node, Phase.UPDATE, reads, names, fork=True)
+        return self._call(node, reads, names)
 
     def _accumulate(self, parameter: Tensor) -> Call:
         total = self._waiting_gradient(parameter)
         self.tensors[total] = Tensor(total, parameter.trained_shape, Role.ACCUMULATED)
         node = self._node(
             f"{parameter.name}.accumulate",
-            "tcl_accumulate_args",
-            ("weights", _trained_part(parameter)),
+            "accumulate",
+            ("weight", _trained_part(parameter)),
             ("sum", DataOf(total)),
             ("rule", RuleOf()),
         )
         reads = (gradient_name(parameter.name), total)
-        return Call("tcl_accumulate_fp32", node, Phase.BACKWARD, reads, (total,), fork=True)
+        return self._call(node, reads, (total,), Phase.BACKWARD)
 
     def _clip(self, pairs: Sequence[tuple[Tensor, str]]) -> list[Call]:
         """Return the calls that lower the rule's scale of gradients where their norm is too large."""
@@ -99,12 +103,13 @@ class Updates:
         calls = []
         for i, (parameter, gradient) in enumerate(pairs):
             blob = _trained_part(parameter, gradient)
-            fields: tuple[tuple[str, Field], ...] = (("weights", blob), ("sums", DataOf(sums.name)), ("index", i))
-            node = self._node(f"{parameter.name}.norm", "tcl_norm_args", *fields)
-            calls.append(Call("tcl_squared_norm_fp32", node, Phase.UPDATE, (gradient,), (sums.name,), fork=True))
-        fields = (("sums", DataOf(sums.name)), ("num_sums", sums.num_elements), ("rule", RuleOf()))
-        node = self._node("update.clip", "tcl_clip_args", *fields)
-        return [*calls, Call("tcl_clip_fp32", node, Phase.UPDATE, (sums.name,), ())]
+            name = f"{parameter.name}.norm"
+            node = self._node(name, "norm", ("weight", blob), ("sums", DataOf(sums.name)), ("index", i))
+            calls.append(self._call(node, (gradient,), (sums.name,)))
+        all_sums = (("sums", DataOf(sums.name)), ("num_sums", sums.num_elements), ("rule", RuleOf()))
+        node = self._node("update.clip", "clip", *all_sums)
+        scale = tuple(t.name for t in self._scale)
+        return [*calls, self._call(node, (sums.name, *scale), scale)]
 
     def _update(self, parameter: Tensor, gradient: str) -> Call:
         """Update one parameter by `gradient`, which may be a batch's sum."""
@@ -112,11 +117,10 @@ class Updates:
         self.tensors |= {name: Tensor(name, parameter.trained_shape, Role.STATE) for name in states}
         node = self._node(
             f"{parameter.name}.update",
-            "tcl_update_args",
-            ("weights", _trained_part(parameter, gradient)),
-            *((field, DataOf(name)) for field, name in zip(_STATE_FIELDS, states, strict=False)),
+            self.rule.optimizer,
+            ("weight", _trained_part(parameter, gradient)),
+            *((field, DataOf(name)) for field, name in zip(_STATES, states, strict=False)),
             ("rule", RuleOf()),
         )
-        kernel = "tcl_adam_fp32" if self.rule.optimizer == "adam" else "tcl_sgd_fp32"
-        reads = (parameter.name, gradient, *states)
-        return Call(kernel, node, Phase.UPDATE, reads, (parameter.name, *states), fork=True)
+        reads = (parameter.name, gradient, *states, *(t.name for t in self._scale))
+        return self._call(node, reads, (parameter.name, *states))

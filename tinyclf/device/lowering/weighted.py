@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 from torch import nn
 
-from tinyclf.device.graph.ir import BlobOf, Call, Field, Node, Phase, Role, Tensor, gradient_name
-from tinyclf.device.lowering.layer import Case, Layer, Lowered, output_tensor
+from tinyclf.device.graph.ir import Attribute, BlobOf, Call, Node, Phase, Role, Tensor, Window, gradient_name
+from tinyclf.device.graph.kernels import FW, IG, WG, find
+from tinyclf.device.lowering.layer import Case, Layer, Lowered, output_tensor, pair
 from tinyclf.recipe.channels import set_trained_channels, trained_channels
 
 
@@ -43,71 +44,52 @@ def _parameters(name: str, module: nn.Module) -> tuple[Tensor, ...]:
 
 def _leading_channels(node: Node, tensors: Collection[str], num: int) -> Node:
     """Return `node` for the first `num` channels of `tensors`: what the kernel of parameter gradients takes."""
-    fields = tuple(
-        (field, replace(value, channels=num) if isinstance(value, BlobOf) and value.tensor in tensors else value)
-        for field, value in node.fields
+    attributes = tuple(
+        (name, replace(value, channels=num) if isinstance(value, BlobOf) and value.tensor in tensors else value)
+        for name, value in node.attributes
     )
-    return Node(f"{node.name}.trained", node.struct, fields)
+    return Node(f"{node.name}.trained", node.kind, attributes)
 
 
 def _output_shape(module: nn.Module, x: Tensor) -> tuple[int, ...]:
-    """Return the output shape of a layer with a weight.
-
-    A convolution gives (C, H, W) with floor((size + padding of both sides - kernel) / stride) + 1 in each direction.
-    """
+    """Return the output shape of a layer with a weight."""
     if isinstance(module, nn.Linear):
         return (module.out_features,)
     assert isinstance(module, nn.Conv2d)
-    height, width = (
-        (size + sum(pads) - kernel) // stride + 1
-        for size, pads, kernel, stride in zip(
-            x.shape[1:], _padding(module), module.kernel_size, module.stride, strict=True
-        )
-    )
-    return module.out_channels, height, width
+    return module.out_channels, *_window(module).outputs(x.shape[1:])
 
 
-def _padding(conv: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the padding (top, bottom), (left, right); of an odd number in all, "same" puts the rest behind."""
+def _window(conv: nn.Conv2d) -> Window:
+    return Window(pair(conv.kernel_size), pair(conv.stride), _padding(conv), pair(conv.dilation))
+
+
+def _padding(conv: nn.Conv2d) -> tuple[int, int, int, int]:
+    """Return the padding (top, bottom, left, right); of an odd number in all, "same" puts the rest behind."""
     if conv.padding == "valid":
-        return (0, 0), (0, 0)
+        return 0, 0, 0, 0
     if isinstance(conv.padding, str):  # "same": the stride is 1
-        (top, height), (left, width) = (((kernel - 1) // 2, kernel - 1) for kernel in conv.kernel_size)
-        return (top, height - top), (left, width - left)
-    return (conv.padding[0], conv.padding[0]), (conv.padding[1], conv.padding[1])
+        extents = [d * (kernel - 1) for d, kernel in zip(conv.dilation, conv.kernel_size, strict=True)]
+        (top, height), (left, width) = ((extent // 2, extent) for extent in extents)
+        return top, height - top, left, width - left
+    above, beside = pair(conv.padding)
+    return above, above, beside, beside
 
 
-def _window_fields(conv: nn.Conv2d) -> tuple[tuple[str, Field], ...]:
-    ((top, bottom), (left, right)), (stride_h, stride_w) = _padding(conv), conv.stride
-    return (
-        ("Lpad", left),
-        ("Rpad", right),
-        ("Upad", top),
-        ("Dpad", bottom),
-        ("stride_h", stride_h),
-        ("stride_w", stride_w),
-    )
-
-
-def _is_plain_conv(module: nn.Module) -> bool:
+def _is_plain_conv(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Tell whether `module` is a 2D convolution with zero padding and without dilation."""
     return isinstance(module, nn.Conv2d) and module.dilation == (1, 1) and module.padding_mode == "zeros"
 
 
 class _Weighted(Layer):
-    """A layer with a weight and perhaps a bias: one struct with input, coeff and output, one kernel a direction."""
+    """A layer with a weight and perhaps a bias: input, weight and output, one kernel a direction."""
 
-    struct: ClassVar[str]
-    forward: ClassVar[str]
-    input_grads: ClassVar[str]
-    param_grads: ClassVar[str]
-    has_window: ClassVar[bool] = False  # the struct has fields for stride and padding
-    bias_flag: ClassVar[str | None] = None  # the struct's field that turns its bias on; None: it has no bias
+    has_window: ClassVar[bool] = False
+    has_bias: ClassVar[bool] = False  # its kernels add a bias; otherwise that is a node of its own
     by_channel: ClassVar[bool] = False  # an output channel depends on the input channel of the same number alone
 
     @classmethod
     def lower(cls, name: str, module: nn.Module, *inputs: Tensor) -> Lowered:
-        """Lower to one node, and a second for a bias that the struct has no field for.
+        """Lower to one node, and a second for a bias that its kernels do not add.
 
         Where only leading channels are trained, a further node describes a layer with no more than these: the usual
         kernel, called with it, writes the gradients of the beginning of weight and bias.
@@ -115,33 +97,40 @@ class _Weighted(Layer):
         (x,) = inputs
         y = output_tensor(name, _output_shape(module, x))
         weight, *bias = _parameters(name, module)
-        fields: list[tuple[str, Field]] = [
+        attributes: list[tuple[str, Attribute]] = [
             ("input", BlobOf(x.name)),
-            ("coeff", BlobOf(weight.name)),
+            ("weight", BlobOf(weight.name)),
             ("output", BlobOf(y.name)),
         ]
         if isinstance(module, nn.Conv2d) and cls.has_window:
-            fields += _window_fields(module)
+            attributes.append(("window", _window(module)))
+        attributes += cls._more(module)
         own = [weight]
-        if bias and cls.bias_flag:
-            fields += [("bias", BlobOf(bias[0].name)), (cls.bias_flag, 1)]
+        if bias and cls.has_bias:
+            attributes.append(("bias", BlobOf(bias[0].name)))
             own += bias
         x_grad, y_grad = gradient_name(x.name), gradient_name(y.name)
+        forward, inputs_back = find(cls.kind, FW).symbol, find(cls.kind, IG).symbol
         lowered = Lowered(
             name=name,
             inputs=inputs,
             output=y,
             parameters=tuple(own),
-            nodes=(Node(name, cls.struct, tuple(fields)),),
-            forward=(Call(cls.forward, name, Phase.FORWARD, (x.name, *(p.name for p in own)), (y.name,)),),
-            backward_input=(Call(cls.input_grads, name, Phase.BACKWARD, (y_grad, weight.name), (x_grad,)),),
+            nodes=(Node(name, cls.kind, tuple(attributes)),),
+            forward=(Call(forward, name, Phase.FORWARD, (x.name, *(p.name for p in own)), (y.name,)),),
+            backward_input=(Call(inputs_back, name, Phase.BACKWARD, (y_grad, weight.name), (x_grad,)),),
         )
         lowered = cls._with_parameter_grads(lowered)
         return lowered if len(own) == 1 + len(bias) else _with_bias(lowered, bias[0])
 
     @classmethod
+    def _more(cls, module: nn.Module) -> list[tuple[str, Attribute]]:
+        """Return what else describes the layer."""
+        return []
+
+    @classmethod
     def _with_parameter_grads(cls, lowered: Lowered) -> Lowered:
-        """Add the call that writes the gradients of the struct's parameters that are trained, if any is.
+        """Add the call that writes the gradients of the node's parameters that are trained, if any is.
 
         The kernel leaves out a gradient that has no place. That of a bias needs no input: nothing keeps it alive then.
         """
@@ -157,20 +146,20 @@ class _Weighted(Layer):
         if lowered.parameters[0].trained:
             reads += [x.name for x in lowered.inputs]
         grads = tuple(gradient_name(p.name) for p in lowered.trained)
-        call = Call(cls.param_grads, node.name, Phase.BACKWARD, tuple(reads), grads)
+        call = Call(find(cls.kind, WG).symbol, node.name, Phase.BACKWARD, tuple(reads), grads)
         return replace(lowered, nodes=nodes, backward_parameters=(call,))
 
 
 def _with_bias(lowered: Lowered, bias: Tensor) -> Lowered:
-    """Add the node and the calls of a bias that the layer's own struct has no field for."""
+    """Add the node and the calls of a bias that the layer's own kernels do not add."""
     name, y = f"{lowered.name}.bias", lowered.output.name
-    node = Node(name, "tcl_bias_args", (("bias", BlobOf(bias.name)), ("output", BlobOf(y))))
-    add = Call("tcl_bias_fp32_fw_cl", name, Phase.FORWARD, (y, bias.name), (y,))
+    node = Node(name, "bias", (("bias", BlobOf(bias.name)), ("output", BlobOf(y))))
+    add = Call(find("bias", FW).symbol, name, Phase.FORWARD, (y, bias.name), (y,))
     nodes = [node]
     if bias.trained_channels is not None:
         nodes.append(_leading_channels(node, [bias.name, y], bias.trained_channels))
     grads = (gradient_name(y),), (gradient_name(bias.name),)
-    grad = Call("tcl_bias_fp32_bw_param_grads_cl", nodes[-1].name, Phase.BACKWARD, *grads)
+    grad = Call(find("bias", WG).symbol, nodes[-1].name, Phase.BACKWARD, *grads)
     return replace(
         lowered,
         parameters=(*lowered.parameters, bias),
@@ -184,17 +173,13 @@ class Pointwise(_Weighted):
     """Convolution with a 1x1 kernel, stride 1, no padding; the bias is a second node."""
 
     torch_type = nn.Conv2d
-    struct = "PointWise_Conv_args"
-    forward = "pulp_conv_pw_fp32_fw_cl"
-    input_grads = "pulp_conv_pw_fp32_bw_input_grads_cl"
-    param_grads = "pulp_conv_pw_fp32_bw_param_grads_cl"
+    kind = "pointwise"
 
     @classmethod
     def accepts(cls, module: nn.Module) -> bool:
         """Tell whether `module` is a pointwise convolution."""
         return (
-            isinstance(module, nn.Conv2d)
-            and _is_plain_conv(module)
+            _is_plain_conv(module)
             and (module.kernel_size, module.stride, module.padding) == ((1, 1), (1, 1), (0, 0))
             and module.groups == 1
         )
@@ -215,10 +200,7 @@ class Depthwise(_Weighted):
     """Convolution with one filter a channel; the bias is a second node."""
 
     torch_type = nn.Conv2d
-    struct = "DepthWise_Conv_args"
-    forward = "pulp_conv_dw_fp32_fw_cl"
-    input_grads = "pulp_conv_dw_fp32_bw_input_grads_cl"
-    param_grads = "pulp_conv_dw_fp32_bw_param_grads_cl"
+    kind = "depthwise"
     has_window = True
     by_channel = True
 
@@ -226,10 +208,7 @@ class Depthwise(_Weighted):
     def accepts(cls, module: nn.Module) -> bool:
         """Tell whether `module` is a depthwise convolution with as many outputs as inputs."""
         return (
-            isinstance(module, nn.Conv2d)
-            and _is_plain_conv(module)
-            and module.groups == module.in_channels == module.out_channels
-            and module.groups > 1
+            _is_plain_conv(module) and module.groups == module.in_channels == module.out_channels and module.groups > 1
         )
 
     @staticmethod
@@ -251,20 +230,17 @@ class Depthwise(_Weighted):
 
 
 class Conv2d(_Weighted):
-    """Full convolution."""
+    """Full convolution, but for pointwise ones."""
 
     torch_type = nn.Conv2d
-    struct = "Conv2D_args"
-    forward = "pulp_conv2d_fp32_fw_cl"
-    input_grads = "pulp_conv2d_fp32_bw_input_grads_cl"
-    param_grads = "pulp_conv2d_fp32_bw_param_grads_cl"
+    kind = "convolution"
     has_window = True
-    bias_flag = "USE_BIASES"
+    has_bias = True
 
     @classmethod
     def accepts(cls, module: nn.Module) -> bool:
         """Tell whether `module` is a convolution in one group."""
-        return isinstance(module, nn.Conv2d) and _is_plain_conv(module) and module.groups == 1
+        return _is_plain_conv(module) and module.groups == 1 and not Pointwise.accepts(module)
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -284,15 +260,47 @@ class Conv2d(_Weighted):
         yield Case("conv 2->4 5x5 bias only first 3", _in_part(_trained(nn.Conv2d(2, 4, 3), "bias"), 3), (2, 5, 5))
 
 
+class Grouped(_Weighted):
+    """Convolution in groups of channels, with any number of outputs a group, or with dilation; a second bias node."""
+
+    torch_type = nn.Conv2d
+    kind = "grouped"
+    has_window = True
+
+    @classmethod
+    def accepts(cls, module: nn.Module) -> bool:
+        """Tell whether `module` is a convolution that none of the others is for."""
+        is_conv = isinstance(module, nn.Conv2d) and module.padding_mode == "zeros"
+        return is_conv and not any(other.accepts(module) for other in (Pointwise, Depthwise, Conv2d))
+
+    @classmethod
+    def _more(cls, module: nn.Module) -> list[tuple[str, Attribute]]:
+        assert isinstance(module, nn.Conv2d)
+        return [
+            ("group_inputs", module.in_channels // module.groups),
+            ("group_outputs", module.out_channels // module.groups),
+        ]
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Yield cases: groups, a channel multiplier, dilation, windows that are not square."""
+        yield Case("group 6->4 in 2 7x9 s2 p1", nn.Conv2d(6, 4, 3, 2, 1, groups=2), (6, 7, 9))
+        yield Case("group 9->6 in 3 1x1", nn.Conv2d(9, 6, 1, groups=3, bias=False), (9, 4, 3))
+        yield Case("group 3->6 multiplier 2 5x6 p1", nn.Conv2d(3, 6, 3, padding=1, groups=3), (3, 5, 6))
+        yield Case("group 4->8 in 2 6x5 3x1 s2x1 p1x0", nn.Conv2d(4, 8, (3, 1), (2, 1), (1, 0), groups=2), (4, 6, 5))
+        yield Case("dilated 2->3 9x8 d2 p2", nn.Conv2d(2, 3, 3, padding=2, dilation=2), (2, 9, 8))
+        yield Case("dilated dw 4 11x7 1x3 s2 d1x3 p0x3", nn.Conv2d(4, 4, (1, 3), 2, (0, 3), (1, 3), 4), (4, 11, 7))
+        yield Case("dilated 2->2 7x6 4x2 same d2", nn.Conv2d(2, 2, (4, 2), padding="same", dilation=2), (2, 7, 6))
+        yield Case("group 4->6 in 2 first 4", _in_part(nn.Conv2d(4, 6, 3, padding=1, groups=2), 4), (4, 5, 4))
+        yield Case("group 4->6 in 2 bias only", _trained(nn.Conv2d(4, 6, 3, groups=2), "bias"), (4, 5, 4))
+
+
 class Linear(_Weighted):
     """Fully connected layer; its input is any tensor, flattened."""
 
     torch_type = nn.Linear
-    struct = "Linear_args"
-    forward = "pulp_linear_fp32_fw_cl"
-    input_grads = "pulp_linear_fp32_bw_input_grads_cl"
-    param_grads = "pulp_linear_fp32_bw_param_grads_cl"
-    bias_flag = "use_biases"
+    kind = "linear"
+    has_bias = True
 
     @staticmethod
     def cases() -> Iterator[Case]:

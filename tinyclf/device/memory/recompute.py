@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 
-from tinyclf.device.graph.ir import PERSISTENT, BlobOf, Call, DataOf, Field, Graph, Node, Phase, Role, Tensor, check
+from tinyclf.device.graph.ir import PERSISTENT, Attribute, BlobOf, Call, DataOf, Graph, Node, Phase, Role, Tensor, check
 
 _PASS = re.compile(r"\.pass\d+$")  # ends the names of tensors and nodes of a pass whose values are dropped
 
@@ -154,12 +154,12 @@ def _repeated_calls(graph: Graph, segment: Segment) -> tuple[int, ...]:
 
 
 def _renamed_node(node: Node, dropped: Set[str], suffix: str) -> Node:
-    def field(value: Field) -> Field:
+    def renamed(value: Attribute) -> Attribute:
         if isinstance(value, BlobOf | DataOf):
             return replace(value, tensor=_renamed(value.tensor, dropped, suffix))
         return value
 
-    return replace(node, name=node.name + suffix, fields=tuple((name, field(v)) for name, v in node.fields))
+    return replace(node, name=node.name + suffix, attributes=tuple((name, renamed(v)) for name, v in node.attributes))
 
 
 def _renamed(name: str, dropped: Set[str], suffix: str) -> str:
@@ -179,7 +179,7 @@ def check_recomputed(plain: Graph, recomputed: Graph) -> None:
 def _new_values(graph: Graph, symbols: dict[object, int]) -> list[int]:
     """Return the symbols of the values that calls compute for the first time, and of the outputs."""
     value: dict[str, int] = {}
-    for tensor in graph.tensors_of(Role.INPUT, Role.LABEL, Role.PARAMETER, *PERSISTENT):
+    for tensor in graph.tensors_of(Role.INPUT, Role.LABEL, Role.PARAMETER, Role.RULE, *PERSISTENT):
         value[tensor.name] = symbols.setdefault(tensor.name, len(symbols))
     order: dict[int, None] = {}
     for call in graph.calls:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tinyclf.device.graph.ir import Graph, Role
+from tinyclf.device.graph.kernels import KERNELS
 from tinyclf.device.memory.plan import MemoryPlan
 
 
@@ -86,6 +87,6 @@ def _naive_activations(graph: Graph) -> int:
     outputs = {t.name for t in graph.tensors_of(Role.ACTIVATION)}
     total = sum(t.num_bytes for t in graph.tensors_of(Role.INPUT))
     for call in graph.calls:
-        if call.kernel != "tcl_bias_fp32_fw_cl":
+        if KERNELS[call.kernel].layer != "bias":
             total += sum(graph.by_name[name].num_bytes for name in call.writes if name in outputs)
     return total

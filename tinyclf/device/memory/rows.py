@@ -11,20 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from tinyclf.device.graph.ir import BlobOf, Call, DataOf, Field, Graph, Node, Phase, Tensor, check, gradient_name
+from tinyclf.device.graph.ir import Attribute, BlobOf, Call, DataOf, Graph, Node, Phase, Tensor, check, gradient_name
+from tinyclf.device.graph.kernels import KERNELS
 from tinyclf.device.memory.placement import Placement, lifetimes, max_live, peak_of, place
 
 TABLE_BYTES = 256  # about what a block costs in tables: two nodes, two calls, three blobs
 
-# Kernels of weight gradients whose rows, output channels, can be computed apart from the whole of the input.
-_BY_ROWS = (
-    "pulp_conv_pw_fp32_bw_param_grads_cl",
-    "pulp_conv2d_fp32_bw_param_grads_cl",
-    "pulp_linear_fp32_bw_param_grads_cl",
-)
-
-
-_PARAMETERS = ("weights", "biases")  # fields of the structs of updates
+_PARAMETERS = ("weight", "bias")  # attributes of the nodes of updates
 
 
 @dataclass(frozen=True)
@@ -71,7 +64,7 @@ def _next_pair(graph: Graph, placed: tuple[Placement, ...], tried: set[str]) -> 
 
 def _pairs(graph: Graph) -> Iterator[_Pair]:
     for i, call in enumerate(graph.calls):
-        if call.kernel not in _BY_ROWS or graph.by_name[call.writes[0]].part_of:
+        if not KERNELS[call.kernel].by_rows or graph.by_name[call.writes[0]].part_of:
             continue
         readers = [j for j, other in enumerate(graph.calls) if set(other.reads) & set(call.writes)]
         waits = graph.rule is not None and graph.rule.updates_at_end
@@ -112,14 +105,16 @@ def _gradient_of_rows(call: Call, nodes: dict[str, Node], blocks: Mapping[str, T
     node = nodes[call.node]
     num_rows = next(iter(blocks.values())).shape[0]
 
-    def field(value: Field, name: str) -> Field:
+    def of_rows(value: Attribute, name: str) -> Attribute:
         if not isinstance(value, BlobOf) or name == "input":
             return value
         block = blocks.get(value.gradient or gradient_name(value.tensor))
         gradient = block.name if block else value.gradient
         return replace(value, gradient=gradient, channels=num_rows, first=start)
 
-    rows = Node(f"{node.name}.rows{start}", node.struct, tuple((n, field(v, n)) for n, v in node.fields))
+    rows = replace(
+        node, name=f"{node.name}.rows{start}", attributes=tuple((n, of_rows(v, n)) for n, v in node.attributes)
+    )
     nodes[rows.name] = rows
     return replace(call, node=rows.name, writes=tuple(blocks[name].name for name in call.writes))
 
@@ -137,11 +132,10 @@ def _update(call: Call, nodes: dict[str, Node], blocks: Mapping[str, Tensor], st
     With `start` None: the part that they are not for. The call's node is added to `nodes`.
     """
     node = nodes[call.node]
-    fields = dict(node.fields)
-    fields.pop("use_biases", None)
-    blobs = [value for name in _PARAMETERS if isinstance(value := fields.pop(name, None), BlobOf)]
+    others = dict(node.attributes)
+    blobs = [value for name in _PARAMETERS if isinstance(value := others.pop(name, None), BlobOf)]
     names = [blob.gradient or gradient_name(blob.tensor) for blob in blobs]
-    states = [name for name in call.reads if name not in names and name not in {blob.tensor for blob in blobs}]
+    others_read = [name for name in call.reads if name not in names and name not in {blob.tensor for blob in blobs}]
     if start is None:
         chosen = [(blob, name) for blob, name in zip(blobs, names, strict=True) if name not in blocks]
         part = "rest"
@@ -151,15 +145,13 @@ def _update(call: Call, nodes: dict[str, Node], blocks: Mapping[str, Tensor], st
             for blob, name in zip(blobs, names, strict=True)
             if (block := blocks.get(name))
         ]
-        fields = {name: replace(v, first=start) if isinstance(v, DataOf) else v for name, v in fields.items()}
+        others = {name: replace(v, first=start) if isinstance(v, DataOf) else v for name, v in others.items()}
         part = f"rows{start}"
     if not chosen:
         return None
-    given: list[tuple[str, Field]] = [(name, blob) for name, (blob, _) in zip(_PARAMETERS, chosen, strict=False)]
-    more: list[tuple[str, Field]] = [("use_biases", 1)] if len(chosen) > 1 else []
-    nodes[f"{node.name}.{part}"] = Node(f"{node.name}.{part}", node.struct, (*given, *more, *fields.items()))
+    given: list[tuple[str, Attribute]] = [(name, blob) for name, (blob, _) in zip(_PARAMETERS, chosen, strict=False)]
+    name = f"{node.name}.{part}"
+    nodes[name] = Node(name, node.kind, (*given, *others.items()))
     parameters, gradients = [blob.tensor for blob, _ in chosen], [name for _, name in chosen]
-    written = [name for name in call.writes if name in states]
-    return replace(
-        call, node=f"{node.name}.{part}", reads=(*parameters, *gradients, *states), writes=(*parameters, *written)
-    )
+    written = [name for name in call.writes if name in others_read]
+    return replace(call, node=name, reads=(*parameters, *gradients, *others_read), writes=(*parameters, *written))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from torch import nn
 
 from tinyclf.device.lowering.tracing import as_module_calls
 from tinyclf.recipe.channels import partial_parameters
+from tinyclf.recipe.optimizers import OPTIMIZERS
 from tinyclf.recipe.update_rule import UpdateRule
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -41,21 +41,55 @@ class _Kink(nn.Module):
         return torch.where(is_tie, theirs, ours)
 
 
-class _ReLU(_Kink):
-    """ReLU, or with `upper` ReLU6; the device reports its output."""
+Function = Callable[[torch.Tensor], torch.Tensor]
 
-    def __init__(self, tie: float, upper: float = math.inf) -> None:
+
+@dataclass(frozen=True)
+class _Pieces:
+    """An activation in pieces: which function it is below, between and above some `places` of its input.
+
+    `of`: what the device reports, its "output" or its "input". A place belongs to the flat side, as in the kernels.
+    """
+
+    places: tuple[float, ...]
+    functions: tuple[Function, ...]
+    of: str = "output"
+
+    def number(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the number of the piece that each input lies on."""
+        return self._number(x, self.places)
+
+    def reported_number(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the same by what the device reported."""
+        if self.of == "input":
+            return self.number(values)
+        ends = torch.tensor(self.places, dtype=values.dtype)
+        return self._number(values, tuple(f(end).item() for f, end in zip(self.functions[1:], ends, strict=True)))
+
+    @staticmethod
+    def _number(values: torch.Tensor, places: tuple[float, ...]) -> torch.Tensor:
+        first, *others = places
+        return (values > first).int() + sum((values >= place).int() for place in others)
+
+
+class _Activation(_Kink):
+    """An activation in pieces; the device reports its output, or its input."""
+
+    def __init__(self, tie: float, pieces: _Pieces) -> None:
         super().__init__(tie)
-        self.upper = upper
+        self.pieces = pieces
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        passes = (x > 0) & (x < self.upper)
+        pieces = self.pieces
+        number = pieces.number(x)
         if self.device is not None and self.device.shape == x.shape[1:]:
             margin = self.tie * x.abs().max()
-            is_tie = (x.abs() <= margin) | ((x - self.upper).abs() <= margin)
-            passes = self._resolve(passes, (self.device > 0) & (self.device < self.upper), is_tie)
-        y = torch.where(passes, x, x.detach().clamp(0, self.upper))
-        self.result = y.detach()[0]
+            is_tie = torch.stack([(x - place).abs() <= margin for place in pieces.places]).any(0)
+            number = self._resolve(number, pieces.reported_number(self.device[None].to(x.dtype)), is_tie)
+        y = pieces.functions[0](x)
+        for i, function in enumerate(pieces.functions[1:], start=1):
+            y = torch.where(number == i, function(x), y)
+        self.result = (x if pieces.of == "input" else y).detach()[0]
         return y
 
 
@@ -81,16 +115,35 @@ class _MaxPool(_Kink):
     def _places(self, values: torch.Tensor) -> torch.Tensor:
         """Return for each window the place of its first maximum in the plane, row by row."""
         m = self.module
-        found = nn.functional.max_pool2d(values, m.kernel_size, m.stride, m.padding, return_indices=True)
+        found = nn.functional.max_pool2d(
+            values, m.kernel_size, m.stride, m.padding, ceil_mode=m.ceil_mode, return_indices=True
+        )
         places: torch.Tensor = found[1]
         return places
+
+
+def _constant(value: float) -> Function:
+    return lambda x: torch.full_like(x, value)
+
+
+def _identity(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+_PIECES: dict[type[nn.Module], Callable[[Any], _Pieces]] = {
+    nn.ReLU: lambda _: _Pieces((0,), (_constant(0), _identity)),
+    nn.ReLU6: lambda _: _Pieces((0, 6), (_constant(0), _identity, _constant(6))),
+    nn.LeakyReLU: lambda module: _Pieces((0,), (lambda x: module.negative_slope * x, _identity)),
+    nn.Hardsigmoid: lambda _: _Pieces((-3, 3), (_constant(0), lambda x: (x + 3) / 6, _constant(1))),
+    nn.Hardswish: lambda _: _Pieces((-3, 3), (_constant(0), lambda x: x * (x + 3) / 6, _identity), of="input"),
+}
 
 
 def _kink(module: nn.Module, tie: float) -> _Kink:
     """Return the layer that stands for `module`."""
     if isinstance(module, nn.MaxPool2d):
         return _MaxPool(tie, module)
-    return _ReLU(tie, upper=6.0 if isinstance(module, nn.ReLU6) else math.inf)
+    return _Activation(tie, _PIECES[type(module)](module))
 
 
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -142,12 +195,9 @@ def _set(parameters: Mapping[str, nn.Parameter], values: Arrays) -> None:
 
 
 def _optimizer(rule: UpdateRule, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    if rule.optimizer == "adam":
-        betas = (rule.beta1, rule.beta2)
-        return torch.optim.Adam(
-            parameters, lr=rule.learning_rate, betas=betas, eps=rule.epsilon, weight_decay=rule.weight_decay
-        )
-    return torch.optim.SGD(parameters, lr=rule.learning_rate, momentum=rule.momentum, weight_decay=rule.weight_decay)
+    row = OPTIMIZERS[rule.optimizer]
+    make: Callable[..., torch.optim.Optimizer] = getattr(torch.optim, row.torch)
+    return make(parameters, lr=rule.learning_rate, weight_decay=rule.weight_decay, **row.arguments(rule))
 
 
 class TorchUpdate:
@@ -207,8 +257,8 @@ def training_steps(
         labels: (N, classes), probabilities.
         num_steps: one sample each.
         rule: how the weights are updated.
-        kinks: for layers that gradients pass and whose derivative jumps (ReLU, ReLU6, maximum pooling; names as in
-            `as_module_calls`), the name to give what tells on which side they were: the output, of a pooling the input.
+        kinks: for layers that gradients pass and whose derivative jumps (such as ReLU and maximum pooling; names as in
+            `as_module_calls`), the name to give what tells on which side they were: their output or their input.
         device_steps: what the device reported, by those names; ties at a jump are resolved as it did.
         tie: how near to the jump, relative to the layer's largest input, an input may be to count as a tie.
         follow: start each step from the weights that the device reported after the step before, and its backward pass

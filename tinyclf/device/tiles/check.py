@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from tinyclf.device.graph.ir import PERSISTENT, Graph, Role
+from tinyclf.device.graph.kernels import DIRECTIONS, FW, IG, KERNELS, TILES
+from tinyclf.device.graph.tile_bodies import Tile
 from tinyclf.device.memory.plan import MemoryPlan
 from tinyclf.device.tiles.limits import layer_fault, op_fault
 from tinyclf.device.tiles.plan import NUM_LOOPS, Op, Operand, TilePlan
@@ -55,7 +56,7 @@ def _check_order(graph: Graph, plan: MemoryPlan, tiles: TilePlan) -> None:
     order = [i for op in tiles.ops for i in op.calls]
     split = {i for i in order if order.count(i) > 1}  # one call in several operations
     assert sorted(set(order)) == list(range(len(graph.calls))), "a call is left out"
-    assert all(graph.calls[i].kernel == "pulp_gradient_descent_fp32" for i in split), "a call is done twice"
+    assert all(_is_descent(KERNELS[graph.calls[i].kernel].tile) for i in split), "a call is done twice"
     limit = graph.num_calls_within_batch
     parts = [i < limit for i in order]
     assert parts == sorted(parts, reverse=True), "a call of the end of a batch comes before it"
@@ -63,11 +64,18 @@ def _check_order(graph: Graph, plan: MemoryPlan, tiles: TilePlan) -> None:
     assert sources == _sources(graph, plan, list(dict.fromkeys(order))), "a call reads what another one wrote"
 
 
+def _is_descent(tile: Tile | None) -> bool:
+    """Tell whether a body does one parameter of a call that updates several."""
+    return tile is not None and tile.kind == "descent"
+
+
 def _check_stored(graph: Graph, tiles: TilePlan) -> None:
     """Assert that whatever an operation reads, or is looked at in the end, was stored when it was last written."""
     lost: set[str] = set()
-    in_part = {i for op in tiles.ops if op.body == "tcl_tile_descend" for i in op.calls}  # an operation a parameter
-    descended = {o.tensor for op in tiles.ops if op.body == "tcl_tile_descend" for o in op.operands if o.store}
+    in_part = {
+        i for op in tiles.ops if _is_descent(TILES.get(op.body or "")) for i in op.calls
+    }  # an operation a parameter
+    descended = {o.tensor for op in tiles.ops if _is_descent(TILES.get(op.body or "")) for o in op.operands if o.store}
     assert descended == {name for i in in_part for name in graph.calls[i].writes}, "a parameter is not updated"
     for op in tiles.ops:
         calls = [graph.calls[i] for i in op.calls]
@@ -182,75 +190,6 @@ def _check_outputs(graph: Graph, op: Op) -> None:
         assert num == tensor.num_elements or (in_part and num < tensor.num_elements), f"{op.body}: {o.tensor}"
 
 
-Pairs = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class _Body:
-    """What a body takes for granted of a tile's operands; a name is "SLOT.rows" or "SLOT.columns".
-
-    `outputs`: whichever comes first and is there is what is summed. `alike`: the same ranges in each tile, where both
-    are there. `sums`: what each output takes all of; operands alike say nothing of it, but for those that it follows.
-    """
-
-    outputs: tuple[str, ...]
-    alike: Pairs
-    sums: tuple[str, ...] = ()
-
-
-def _both(*pairs: tuple[str, str]) -> Pairs:
-    return tuple((f"{a}.{axis}", f"{b}.{axis}") for a, b in pairs for axis in ("rows", "columns"))
-
-
-def _elementwise(first: str, *others: str) -> _Body:
-    return _Body((first,), tuple((f"{first}.columns", f"{slot}.columns") for slot in others))
-
-
-_OF_W = (("W.rows", "Y.rows"), ("X.rows", "W.columns"), ("B.rows", "Y.rows"))
-_MASKED = _both(("MASK", "DX"))
-_UPDATED = _both(("W", "W_NEW"), ("B", "B_NEW"), ("DW", "W_NEW"), ("DB", "B_NEW"))
-_GRADS = (("DW.rows", "DY.rows"), ("DW.columns", "X.rows"), ("W_NEW.rows", "DY.rows"), ("W_NEW.columns", "X.rows"))
-_OF_PARAMETERS = ("DW", "W_NEW", "DB")
-
-_BODIES = {
-    "tcl_tile_pw_fw": _Body(("Y",), (("X.columns", "Y.columns"), *_OF_W), ("X.rows", "W.columns")),
-    "tcl_tile_conv_fw": _Body(("Y",), _OF_W, ("X.rows", "W.columns")),
-    "tcl_tile_conv3_fw": _Body(("Y",), _OF_W, ("X.rows", "W.columns")),
-    "tcl_tile_dw_fw": _Body(("Y",), (("X.rows", "Y.rows"), ("W.rows", "Y.rows"), ("B.rows", "Y.rows"))),
-    "tcl_tile_pw_ig": _Body(
-        ("DX",),
-        (("DY.columns", "DX.columns"), ("W.rows", "DY.rows"), ("W.columns", "DX.rows"), *_MASKED),
-        ("DY.rows", "W.rows"),
-    ),
-    "tcl_tile_conv_ig": _Body(
-        ("DX",), (("W.rows", "DY.rows"), ("W.columns", "DX.rows"), *_MASKED), ("DY.rows", "W.rows")
-    ),
-    "tcl_tile_dw_ig": _Body(("DX",), (("DY.rows", "DX.rows"), ("W.rows", "DX.rows"), *_MASKED)),
-    "tcl_tile_pw_wg": _Body(
-        _OF_PARAMETERS, (("X.columns", "DY.columns"), *_GRADS, *_UPDATED), ("X.columns", "DY.columns")
-    ),
-    "tcl_tile_conv_wg": _Body(_OF_PARAMETERS, (*_GRADS, *_UPDATED), ("DY.columns",)),
-    "tcl_tile_conv3_wg": _Body(_OF_PARAMETERS, (*_GRADS, *_UPDATED), ("DY.columns",)),
-    "tcl_tile_dw_wg": _Body(
-        _OF_PARAMETERS, (("DW.rows", "DY.rows"), ("X.rows", "DY.rows"), *_UPDATED), ("DY.columns",)
-    ),
-    "tcl_tile_bias_wg": _Body(("DB",), (("DB.rows", "DY.rows"), *_UPDATED), ("DY.columns",)),
-    "tcl_tile_globalpool_fw": _Body(("Y",), (("X.rows", "Y.rows"),), ("X.columns",)),
-    "tcl_tile_globalpool_bw": _Body(("DX",), (("DY.rows", "DX.rows"), *_MASKED)),
-    "tcl_tile_avgpool_fw": _Body(("Y",), (("X.rows", "Y.rows"),)),
-    "tcl_tile_avgpool_bw": _Body(("DX",), (("DY.rows", "DX.rows"),)),
-    "tcl_tile_maxpool_fw": _Body(("Y",), (("X.rows", "Y.rows"),)),
-    "tcl_tile_maxpool_bw": _Body(("DX",), (("DY.rows", "DX.rows"), ("X.rows", "DX.rows"))),
-    "tcl_tile_add": _elementwise("Y", "X", "DY", "MASK"),
-    "tcl_tile_relu_fw": _elementwise("Y", "X"),
-    "tcl_tile_relu_bw": _elementwise("DX", "DY", "MASK"),
-    "tcl_tile_descend": _elementwise("W_NEW", "W", "DW"),
-    "tcl_tile_sgd": _elementwise("W_NEW", "W", "DW", "STATE1", "STATE1_NEW"),
-    "tcl_tile_adam": _elementwise("W_NEW", "W", "DW", "STATE1", "STATE1_NEW", "STATE2", "STATE2_NEW"),
-    "tcl_tile_accumulate": _elementwise("STATE1_NEW", "STATE1", "DW"),
-}
-
-
 def _axis(op: Op, name: str, index: Sequence[int]) -> Range | None:
     slot, _, axis = name.partition(".")
     for o in op.operands:
@@ -263,7 +202,7 @@ def _check_sums(op: Op) -> None:
     """Assert that what is summed is summed over all its terms, once each, and that parts of a tile fit each other."""
     assert op.body is not None
     assert len(op.counts) == NUM_LOOPS
-    body = _BODIES[op.body]
+    body = TILES[op.body]
     for index in op.indices():
         for a, b in body.alike:
             first, second = _axis(op, a, index), _axis(op, b, index)
@@ -275,7 +214,7 @@ def _check_sums(op: Op) -> None:
         _check_sum(op, body, run)
 
 
-def _check_sum(op: Op, body: _Body, run: Sequence[tuple[int, ...]]) -> None:
+def _check_sum(op: Op, body: Tile, run: Sequence[tuple[int, ...]]) -> None:
     """Assert that the tiles of `run` are one sum for the walk too, and have each of its terms once."""
     summed = tuple(range(op.num_outer, NUM_LOOPS))
     for number, index in enumerate(run):
@@ -295,18 +234,19 @@ def _check_sum(op: Op, body: _Body, run: Sequence[tuple[int, ...]]) -> None:
 def _check_windows(op: Op) -> None:
     """Assert that every tile has the rows of the image that its windows meet."""
     layer = dict(op.layer)
-    if "kernel_height" not in layer or op.body is None or "pool" in op.body:
+    if "kernel_height" not in layer or op.body is None or TILES[op.body].kind in ("planes", "global"):
         return
+    direction = DIRECTIONS[op.body]
     kernel, stride, pad = (int(layer.get(name, 0)) for name in ("kernel_height", "stride_h", "pad_top"))
     height, out_height = int(layer["in_height"]), int(layer["out_height"])
-    inputs, outputs = ("DX.columns", "DY.columns") if op.body.endswith("ig") else ("X.columns", "DY.columns")
-    if op.body.endswith("fw"):
+    inputs, outputs = ("DX.columns", "DY.columns") if direction == IG else ("X.columns", "DY.columns")
+    if direction == FW:
         outputs = "Y.columns"
     for index in op.indices():
         rows_in, rows_out = _axis(op, inputs, index), _axis(op, outputs, index)
         assert rows_in is not None
         assert rows_out is not None
-        if op.body.endswith("ig"):
+        if direction == IG:
             needed = {(y + pad - k) // stride for y in range(*rows_in) for k in range(kernel)
                       if (y + pad - k) % stride == 0} & set(range(out_height))  # fmt: skip
             assert needed <= set(range(*rows_out)), f"{op.body}: rows {rows_in} need {sorted(needed)} of {rows_out}"

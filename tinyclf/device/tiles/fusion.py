@@ -7,53 +7,40 @@ tensor that the operation writes shares bytes with another that it reads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tinyclf.device.graph.ir import BlobOf, Call, Field, Graph, Phase, gradient_name
+from tinyclf.device.graph.ir import BlobOf, Call, Graph, Phase, Role, gradient_name
+from tinyclf.device.graph.kernels import ACT_NONE, FW, IG, KERNELS, WG, Kernel
+from tinyclf.device.graph.tile_bodies import Tile
 from tinyclf.device.memory.plan import MemoryPlan
 from tinyclf.device.tiles.choose import Use, Work
 from tinyclf.device.tiles.kinds import (
-    ACT_RELU,
-    ACT_RELU6,
     Names,
-    Window,
+    TileWindow,
     bias_gradient,
     convolution,
     depthwise,
     elementwise,
     pointwise,
     pooling,
+    scale,
 )
 
-_RELU_FW = {"pulp_relu_fp32_fw_cl": ACT_RELU, "tcl_relu6_fp32_fw_cl": ACT_RELU6}
-_RELU_BW = {"pulp_relu_fp32_bw_cl": ACT_RELU, "tcl_relu6_fp32_bw_cl": ACT_RELU6}
-_BIAS_FW, _BIAS_BW, _DESCENT = "tcl_bias_fp32_fw_cl", "tcl_bias_fp32_bw_param_grads_cl", "pulp_gradient_descent_fp32"
-
-# kernel -> (kind, direction)
-_WEIGHTED = {
-    "pulp_conv_pw_fp32_fw_cl": ("pointwise", "fw"),
-    "pulp_conv_pw_fp32_bw_input_grads_cl": ("pointwise", "ig"),
-    "pulp_conv_pw_fp32_bw_param_grads_cl": ("pointwise", "wg"),
-    "pulp_linear_fp32_fw_cl": ("linear", "fw"),
-    "pulp_linear_fp32_bw_input_grads_cl": ("linear", "ig"),
-    "pulp_linear_fp32_bw_param_grads_cl": ("linear", "wg"),
-    "pulp_conv_dw_fp32_fw_cl": ("depthwise", "fw"),
-    "pulp_conv_dw_fp32_bw_input_grads_cl": ("depthwise", "ig"),
-    "pulp_conv_dw_fp32_bw_param_grads_cl": ("depthwise", "wg"),
-    "pulp_conv2d_fp32_fw_cl": ("convolution", "fw"),
-    "pulp_conv2d_fp32_bw_input_grads_cl": ("convolution", "ig"),
-    "pulp_conv2d_fp32_bw_param_grads_cl": ("convolution", "wg"),
-}
-_POOLINGS = {
-    "pulp_avgpool_fp32_fw_cl": "tcl_tile_avgpool_fw",
-    "pulp_avgpool_fp32_bw_cl": "tcl_tile_avgpool_bw",
-    "tcl_maxpool_fp32_fw_cl": "tcl_tile_maxpool_fw",
-    "tcl_maxpool_fp32_bw_cl": "tcl_tile_maxpool_bw",
-}
+_WEIGHTED = ("pointwise", "depthwise", "convolution")  # kinds of tiles
 # Operands with a row for each output channel; what is made of a block of rows has a tensor of its own.
 _BY_OUTPUT = ("DY", "W", "W_NEW", "B", "B_NEW", "STATE1", "STATE1_NEW", "STATE2", "STATE2_NEW")
-_UPDATES = {"tcl_sgd_fp32": "tcl_tile_sgd", "tcl_adam_fp32": "tcl_tile_adam"}
+
+
+def _key(call: Call) -> tuple[str, str]:
+    row = KERNELS[call.kernel]
+    return row.layer, row.direction
+
+
+def _act(call: Call, direction: str) -> int:
+    """Return the number of an activation that can be done on the tiles of another operation."""
+    row = KERNELS[call.kernel]
+    return row.act if row.direction == direction else ACT_NONE
 
 
 @dataclass(frozen=True)
@@ -69,7 +56,7 @@ class Fusion:
 
     def __init__(self, graph: Graph, plan: MemoryPlan, traced: frozenset[str]) -> None:
         self._graph, self._plan, self._traced = graph, plan, traced
-        self._fields = {node.name: dict(node.fields) for node in graph.nodes}
+        self._nodes = {node.name: node for node in graph.nodes}
         self._placed = {p.tensor.name: (p.offset, p.end) for p in plan.placements}
         self._taken: set[int] = set()
 
@@ -101,62 +88,51 @@ class Fusion:
 
     def _first_row(self, call: Call) -> int:
         """Return the first of the output channels that a call is for."""
-        fields = self._fields[call.node]
-        blob = fields.get("coeff", fields.get("weights"))
+        blob = self._nodes[call.node].get("weight")
         return blob.first if isinstance(blob, BlobOf) else 0
 
     # --- what a call is ----------------------------------------------------------------------------------------
 
     def _work(self, i: int, call: Call) -> list[Work]:
-        if call.kernel in _WEIGHTED:
-            return self._weighted(i, call, *_WEIGHTED[call.kernel])
-        if call.kernel in _POOLINGS:
-            return [self._pooling(i, call)]
-        if call.kernel == _BIAS_BW:
-            return [self._bias_gradient(i, call)]
-        if call.kernel == "tcl_add_fp32_cl":
-            return [self._add(i, call)]
-        if call.kernel in _RELU_FW | _RELU_BW:
-            return [self._activation(i, call)]
-        if call.kernel == _DESCENT:
-            return self._descents(i, call)
-        if call.kernel in _UPDATES or call.kernel == "tcl_accumulate_fp32":
-            return [self._update(i, call)]
-        return []
+        row = KERNELS[call.kernel]
+        tile = row.tile
+        if tile is None:
+            return []
+        if tile.kind in _WEIGHTED:
+            return self._weighted(i, call, row)
+        if tile.kind == "descent":
+            return self._descents(i, call, tile)
+        one: Mapping[str, Callable[[int, Call, Tile], Work]] = {
+            "planes": self._pooling,
+            "bias": self._bias_gradient,
+            "sum": self._add,
+            "map": self._map,
+            "scale": self._scale,
+            "update": self._update,
+            "accumulate": self._accumulation,
+        }
+        return [one[tile.kind](i, call, tile)]
 
     def _size(self, tensor: str) -> int:
         return self._graph.by_name[tensor].num_elements
 
-    def _blob(self, call: Call, field: str) -> str:
-        value = self._fields[call.node][field]
-        assert isinstance(value, BlobOf)
-        return value.tensor
+    def _of(self, call: Call, attribute: str) -> str:
+        """Return the name of the tensor that an attribute of a call's node is."""
+        return self._nodes[call.node].tensor(attribute)
 
-    def _int(self, call: Call, *fields: str) -> tuple[int, ...]:
-        values: list[Field] = [self._fields[call.node].get(field, 0) for field in fields]
-        return tuple(value for value in values if isinstance(value, int))
-
-    def _window(self, call: Call) -> Window:
+    def _window(self, call: Call) -> TileWindow:
         """Return the window of a convolution or a pooling."""
-        fields = self._fields[call.node]
-        _, height, width = self._graph.by_name[self._blob(call, "input")].shape
-        if "coeff" in fields:
-            kernel = self._graph.by_name[self._blob(call, "coeff")].shape[2:]
-            stride = self._int(call, "stride_h", "stride_w")
-        else:
-            kernel, stride = self._int(call, "Hker", "Wker"), self._int(call, "Hstride", "Wstride")
-        top, bottom, left, right = self._int(call, "Upad", "Dpad", "Lpad", "Rpad")
-        outputs = (
-            (height + top + bottom - kernel[0]) // stride[0] + 1,
-            (width + left + right - kernel[1]) // stride[1] + 1,
-        )
-        return Window((height, width), outputs, (kernel[0], kernel[1]), (stride[0], stride[1]), (top, left))
+        window = self._nodes[call.node].window()
+        _, height, width = self._graph.by_name[self._of(call, "input")].shape
+        top, _, left, _ = window.padding
+        outputs = window.outputs((height, width))
+        return TileWindow((height, width), outputs, window.kernel, window.stride, (top, left))
 
-    def _weighted(self, i: int, call: Call, kind: str, direction: str) -> list[Work]:
-        weight = self._graph.by_name[self._blob(call, "coeff")]
-        if direction == "fw":
+    def _weighted(self, i: int, call: Call, row: Kernel) -> list[Work]:
+        weight = self._graph.by_name[self._of(call, "weight")]
+        if row.direction == FW:
             fused = self._forward(i, call)
-        elif direction == "ig":
+        elif row.direction == IG:
             fused = self._with_mask(i, Names((i,), dy=call.reads[0], w=call.reads[1], dx=call.writes[0]))
         else:
             fused = self._parameter_gradients(i, call, weight.name)
@@ -167,33 +143,50 @@ class Fusion:
         num_out = weight.shape[0]
         if fused.names.dw:
             fused, num_out = self._with_blocks_behind(fused, call, weight.name)  # rows of what is trained
-        if kind == "depthwise":
-            return [depthwise(direction, fused.names, self._window(call), num_out)]
-        if kind == "convolution":
-            return [convolution(direction, fused.names, self._window(call), weight.shape[1], num_out)]
+        if row.layer == "depthwise":
+            return [depthwise(row, fused.names, self._window(call), num_out)]
+        if row.layer == "convolution":
+            return [convolution(row, fused.names, self._window(call), weight.shape[1], num_out)]
         x = fused.names.x or fused.names.dx or ""
-        pixels = 1 if kind == "linear" else self._size(x) // weight.shape[1]
-        return [pointwise(direction, fused.names, weight.shape[1], num_out, pixels)]
+        pixels = 1 if row.layer == "linear" else self._size(x) // weight.shape[1]
+        return [pointwise(row, fused.names, weight.shape[1], num_out, pixels)]
 
-    def _pooling(self, i: int, call: Call) -> Work:
-        body, window = _POOLINGS[call.kernel], self._window(call)
-        num_channels = self._graph.by_name[self._blob(call, "input")].shape[0]
-        if call.phase is Phase.FORWARD or "_fw_" in call.kernel:
+    def _pooling(self, i: int, call: Call, tile: Tile) -> Work:
+        row, window = KERNELS[call.kernel], self._window(call)
+        num_channels = self._graph.by_name[self._of(call, "input")].shape[0]
+        if row.direction == FW:
             names = Names((i,), x=call.reads[0], y=call.writes[0])
-            return pooling(body, self._final(names), window, num_channels)
+            return pooling(row, self._final(names), window, num_channels, self._layer_fields(call, tile))
         x = call.reads[0] if len(call.reads) > 1 else None
         names = Names((i,), x=x, dy=call.reads[-1], dx=call.writes[0])
-        is_global = x is None and window.kernel == window.inputs and window.outputs == (1, 1)
+        can_be_global = any(other.kind == "global" for other in row.tiles)
+        is_global = can_be_global and window.kernel == window.inputs and window.outputs == (1, 1)
         # Other poolings take whole planes: where these are too large they are done alone, on L2.
         names = self._with_mask(i, names).names if is_global else self._final(names)
-        return pooling(body, names, window, num_channels)
+        return pooling(row, names, window, num_channels, self._layer_fields(call, tile))
 
-    def _bias_gradient(self, i: int, call: Call) -> Work:
-        names = self._with_descent(Names((i,), dy=call.reads[0], db=call.writes[0]), b=self._blob(call, "bias"))
-        bias = self._graph.by_name[self._blob(call, "bias")]
+    def _layer_fields(self, call: Call, tile: Tile) -> tuple[tuple[str, int | float], ...]:
+        """Return the attributes of a call's node that its body reads in struct tcl_layer."""
+        node = self._nodes[call.node]
+        values = [(name, node[name]) for name in tile.fields]
+        return tuple((name, value) for name, value in values if isinstance(value, int | float))
+
+    def _scale(self, i: int, call: Call, tile: Tile) -> Work:
+        """Return a product by channel: of values or gradients with the factor, or the gradient of the factor."""
+        first, second = call.reads
+        num_channels = self._size(self._of(call, "factor"))
+        if KERNELS[call.kernel].direction == WG:
+            names = Names((i,), x=first, dy=second, dw=call.writes[0])
+        else:
+            names = Names((i,), x=first, w=second, y=call.writes[0])
+        return scale(tile, self._final(names), num_channels, self._size(first) // num_channels)
+
+    def _bias_gradient(self, i: int, call: Call, tile: Tile) -> Work:
+        names = self._with_descent(Names((i,), dy=call.reads[0], db=call.writes[0]), b=self._of(call, "bias"))
+        bias = self._graph.by_name[self._of(call, "bias")]
         return bias_gradient(names, self._size(call.writes[0]), self._size(call.reads[0]) // bias.num_elements)
 
-    def _add(self, i: int, call: Call) -> Work:
+    def _add(self, i: int, call: Call, tile: Tile) -> Work:
         names = Names((i,), x=call.reads[0], dy=call.reads[1], y=call.writes[0])
         fused = self._with_activation(names) if call.phase is Phase.FORWARD else names
         if call.phase is not Phase.FORWARD:
@@ -202,45 +195,43 @@ class Fusion:
         loads = [(slot, name) for slot, name in (("X", names.x), ("DY", names.dy), ("MASK", fused.mask)) if name]
         layer = (("act", fused.act),) if fused.act else ()
         stores = [("Y", fused.y or "")]
-        return elementwise(
-            "tcl_tile_add", fused.calls, self._size(names.x or ""), loads=loads, stores=stores, layer=layer
-        )
+        return elementwise(tile.symbol, fused.calls, self._size(names.x or ""), loads=loads, stores=stores, layer=layer)
 
-    def _activation(self, i: int, call: Call) -> Work:
-        size = self._size(call.writes[0])
-        slots: tuple[str, ...]
-        if call.kernel in _RELU_FW:
-            slots, body, act = ("X",), "tcl_tile_relu_fw", _RELU_FW[call.kernel]
-        else:
-            slots, body, act = ("MASK", "DY"), "tcl_tile_relu_bw", _RELU_BW[call.kernel]
-        loads = list(zip(slots, call.reads, strict=True))
-        stores = [("DX" if len(slots) > 1 else "Y", call.writes[0])]
-        return elementwise(body, (i,), size, loads=loads, stores=stores, layer=(("act", act),))
+    def _map(self, i: int, call: Call, tile: Tile) -> Work:
+        """Return what works element by element; the first of what its call writes is what it makes."""
+        layer = self._layer_fields(call, tile)
+        act = KERNELS[call.kernel].act
+        loads = list(zip(tile.loads, call.reads, strict=True))
+        stores = [(tile.outputs[0], call.writes[0])]
+        layer = ((("act", act),) if act else ()) + layer
+        return elementwise(tile.symbol, (i,), self._size(call.writes[0]), loads=loads, stores=stores, layer=layer)
 
-    def _descents(self, i: int, call: Call) -> list[Work]:
+    def _descents(self, i: int, call: Call, tile: Tile) -> list[Work]:
         """Return plain SGD by a gradient that others need too: an operation for each parameter."""
         layer = self._descent_fields(call)
         return [
-            elementwise("tcl_tile_descend", (i,), self._size(gradient), loads=[("W", w), ("DW", gradient)],
+            elementwise(tile.symbol, (i,), self._size(gradient), loads=[("W", w), ("DW", gradient)],
                         stores=[("W_NEW", w)], layer=layer)
             for w, gradient in zip(call.writes, call.reads[len(call.writes) :], strict=True)
         ]  # fmt: skip
 
     def _descent_fields(self, call: Call) -> tuple[tuple[str, int | float], ...]:
-        fields = self._fields[call.node]
-        values = {"learning_rate": fields["learning_rate"], "weight_decay": fields["weight_decay_lambda"]}
-        return tuple((name, value) for name, value in values.items() if isinstance(value, float))
+        node = self._nodes[call.node]
+        values = [(name, node[name]) for name in ("learning_rate", "weight_decay")]
+        return tuple((name, value) for name, value in values if isinstance(value, float))
 
-    def _update(self, i: int, call: Call) -> Work:
-        """Return an update of one parameter, or the accumulation of its gradient."""
-        if call.kernel == "tcl_accumulate_fp32":
-            gradient, total = call.reads
-            return elementwise("tcl_tile_accumulate", (i,), self._size(gradient), needs_rule=True,
-                               loads=[("DW", gradient), ("STATE1", total)], stores=[("STATE1_NEW", total)])  # fmt: skip
-        w, gradient, *states = call.reads
+    def _accumulation(self, i: int, call: Call, tile: Tile) -> Work:
+        gradient, total = call.reads
+        return elementwise(tile.symbol, (i,), self._size(gradient), needs_rule=True,
+                           loads=[("DW", gradient), ("STATE1", total)], stores=[("STATE1_NEW", total)])  # fmt: skip
+
+    def _update(self, i: int, call: Call, tile: Tile) -> Work:
+        """Return an update of one parameter."""
+        w, gradient, *others = call.reads
+        states = [name for name in others if self._graph.by_name[name].role is Role.STATE]
         loads = [("W", w), ("DW", gradient), *((f"STATE{n}", s) for n, s in enumerate(states, start=1))]
         stores = [("W_NEW", w), *((f"STATE{n}_NEW", s) for n, s in enumerate(states, start=1))]
-        return elementwise(_UPDATES[call.kernel], (i,), self._size(gradient), needs_rule=True, loads=loads,
+        return elementwise(tile.symbol, (i,), self._size(gradient), needs_rule=True, loads=loads,
                            stores=stores, cycles=60.0 if states else 15.0)  # fmt: skip
 
     # --- what joins it -----------------------------------------------------------------------------------------
@@ -256,7 +247,7 @@ class Fusion:
         x, w, *b = call.reads
         names = Names((i,), x=x, w=w, b=b[0] if b else None, y=call.writes[0])
         behind = self._next(names.calls)
-        if behind and behind[1].kernel == _BIAS_FW and behind[1].reads[0] == names.y and not names.b:
+        if behind and _key(behind[1]) == ("bias", FW) and behind[1].reads[0] == names.y and not names.b:
             names = replace(names, calls=(*names.calls, behind[0]), b=behind[1].reads[1])
         names = self._with_activation(names)
         return _Fused(names.calls, names)
@@ -264,13 +255,14 @@ class Fusion:
     def _with_activation(self, names: Names) -> Names:
         """Add the activation of the output, and keep what is read later."""
         behind = self._next(names.calls)
-        if behind and behind[1].kernel in _RELU_FW and behind[1].reads[0] == names.y:
+        act = _act(behind[1], FW) if behind else ACT_NONE
+        if behind and act and behind[1].reads[0] == names.y:
             y = behind[1].writes[0]
             calls = (*names.calls, behind[0])
             inputs = [t for t in (names.x, names.w, names.b, names.dy) if t and t != y]
             is_free = not any(self._overlap(y, t) for t in inputs)
             if y == names.y or (is_free and not self._is_read_after(names.y or "", behind[0])):
-                names = replace(names, calls=calls, y=y, act=_RELU_FW[behind[1].kernel])
+                names = replace(names, calls=calls, y=y, act=act)
         return self._final(names)
 
     def _with_mask(self, i: int, names: Names) -> _Fused:
@@ -281,10 +273,10 @@ class Fusion:
             call = self._graph.calls[j]
             if j == self._graph.num_calls_within_batch or j in self._taken:
                 break
-            if call.kernel in _RELU_BW and call.reads[1] == dx:
+            if (act := _act(call, IG)) and call.reads[1] == dx:
                 if call.writes[0] == dx and call.reads[0] not in written:
                     mask = call.reads[0]
-                    names = replace(names, calls=(i, j), mask=mask, act=_RELU_BW[call.kernel])
+                    names = replace(names, calls=(i, j), mask=mask, act=act)
                 break
             if dx in (*call.reads, *call.writes):
                 break
@@ -299,11 +291,11 @@ class Fusion:
         names = Names(
             (i,), dy=call.reads[0], x=call.reads[1] if dw else None, dw=dw, db=next(iter(grads.values()), None)
         )
-        bias = self._blob(call, "bias") if names.db else None
+        bias = self._of(call, "bias") if names.db else None
         behind = self._next(names.calls)
-        if behind and behind[1].kernel == _BIAS_BW and behind[1].reads[0] == names.dy and not names.db:
+        if behind and _key(behind[1]) == ("bias", WG) and behind[1].reads[0] == names.dy and not names.db:
             both = replace(names, calls=(*names.calls, behind[0]), db=behind[1].writes[0])
-            both = self._with_descent(both, w=weight, b=self._blob(behind[1], "bias"))
+            both = self._with_descent(both, w=weight, b=self._of(behind[1], "bias"))
             # The bias's gradient may lie where the input was: no call but that of the weight's reads it any more.
             if not (both.db in both.stores and names.x and self._overlap(both.db or "", names.x)):
                 return _Fused(both.calls, both)
@@ -329,7 +321,7 @@ class Fusion:
         """Add plain SGD, if it is by just these gradients."""
         behind = self._next(names.calls)
         pairs = [(p, g) for p, g in ((w, names.dw), (b, names.db)) if p and g]
-        if behind and behind[1].kernel == _DESCENT and set(behind[1].writes) == {p for p, _ in pairs}:
+        if behind and KERNELS[behind[1].kernel].layer == "descent" and set(behind[1].writes) == {p for p, _ in pairs}:
             fields = dict(self._descent_fields(behind[1]))
             names = replace(
                 names,

@@ -6,16 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
+from tinyclf.device.graph.kernels import ACT_NONE, FW, IG, WG, Kernel, find
+from tinyclf.device.graph.tile_bodies import Tile
 from tinyclf.device.tiles.choose import Axis, Use, Work
 
-ACT_NONE, ACT_RELU, ACT_RELU6 = 0, 1, 2  # enum tcl_act
-# What works on whole planes, and can as well be done by the plain kernel on L2.
-PLANE_BODIES = ("tcl_tile_avgpool_fw", "tcl_tile_avgpool_bw", "tcl_tile_maxpool_fw", "tcl_tile_maxpool_bw")
 NUM_CORES = 8  # that the cost model counts with
 
 
 @dataclass(frozen=True)
-class Window:
+class TileWindow:
     """Sizes of a layer with a window: of its input, output and kernel planes (height, width), and how it moves."""
 
     inputs: tuple[int, int]
@@ -82,7 +81,7 @@ def gemm_cycles(m: int, n: int, k: int) -> float:
     return blocks * (32 * k + 34) + rest * (9 * k + 40) + strips * 150 + 100
 
 
-def _layer(names: Names, window: Window | None = None) -> tuple[tuple[str, int | float], ...]:
+def _layer(names: Names, window: TileWindow | None = None) -> tuple[tuple[str, int | float], ...]:
     fields: list[tuple[str, int | float]] = [("act", names.act)] if names.act else []
     fields += window.fields if window else ()
     if names.updates:
@@ -129,22 +128,22 @@ def _parameter_grads(
     return tuple(uses)
 
 
-def pointwise(direction: str, names: Names, num_in: int, num_out: int, pixels: int) -> Work:
+def pointwise(row: Kernel, names: Names, num_in: int, num_out: int, pixels: int) -> Work:
     """Return a pointwise convolution or a linear layer (of one pixel). Loops: output channels, pixels, inputs."""
     out, inputs, px = Axis(num_out, 0), Axis(num_in, 2), Axis(pixels, 1)
     sizes = ((num_out, 4), (pixels, 4), (num_in, 4))
     layer = _layer(names)
     w = _loaded("W", names.w, out, inputs)
-    if direction == "fw":
+    if row.direction == FW:
         uses = _loaded("X", names.x, inputs, px) + w + _loaded("B", names.b, out, Axis(1))
         uses += _stored(names, "Y", names.y, out, px)
-        return Work(names.calls, "tcl_tile_pw_fw", sizes, ((0, 1, 2), (1, 0, 2)), 2, tuple(uses),
+        return Work(names.calls, row.tiles[0].symbol, sizes, ((0, 1, 2), (1, 0, 2)), 2, tuple(uses),
                     lambda t: gemm_cycles(t[0], t[1], t[2]), layer)  # fmt: skip
-    if direction == "ig":
+    if row.direction == IG:
         uses = _loaded("DY", names.dy, out, px) + w + _loaded("MASK", names.mask, inputs, px)
         uses += _stored(names, "DX", names.dx, inputs, px)
         mask = 1.0 if names.mask else 0.0
-        return Work(names.calls, "tcl_tile_pw_ig", sizes, ((2, 1, 0), (1, 2, 0)), 2, tuple(uses),
+        return Work(names.calls, row.tiles[0].symbol, sizes, ((2, 1, 0), (1, 2, 0)), 2, tuple(uses),
                     lambda t: gemm_cycles(t[2], t[1], t[0]) + mask * t[1] * t[2], layer)  # fmt: skip
     uses = _loaded("X", names.x, inputs, px) + _loaded("DY", names.dy, out, px)
     uses += _parameter_grads(names, out, inputs, 1, partial=1)
@@ -153,12 +152,12 @@ def pointwise(direction: str, names: Names, num_in: int, num_out: int, pixels: i
         update = 0.0 if not names.updates else 0.4 if tiles[1] == pixels and names.dw not in names.stores else 1.0
         return gemm_cycles(tiles[0], tiles[2], tiles[1]) + tiles[0] * (tiles[1] / 3 + tiles[2] * update)
 
-    return Work(names.calls, "tcl_tile_pw_wg", sizes, ((0, 2, 1),), 2, tuple(uses), cycles, layer)
+    return Work(names.calls, row.tiles[0].symbol, sizes, ((0, 2, 1),), 2, tuple(uses), cycles, layer)
 
 
 def _planes(
     names: Names,
-    window: Window,
+    window: TileWindow,
     channels: Axis,
     loop: int,
     *slots: tuple[str, str | None, bool, bool],
@@ -176,7 +175,7 @@ def _planes(
     return uses
 
 
-def depthwise(direction: str, names: Names, window: Window, num_channels: int) -> Work:
+def depthwise(row: Kernel, names: Names, window: TileWindow, num_channels: int) -> Work:
     """Return a depthwise convolution. Loops: channels, rows of the output (of the input, for its gradient)."""
     channels, weights = Axis(num_channels, 0), Axis(1)
     kernel = window.kernel[0] * window.kernel[1]
@@ -185,32 +184,34 @@ def depthwise(direction: str, names: Names, window: Window, num_channels: int) -
     is_fast = window.kernel == (3, 3) and window.stride[0] == window.stride[1] <= 2
     per_mac = 0.33 if is_fast else 2.0
     row_macs = float(window.outputs[1] * kernel)
-    if direction == "fw":
+    if row.direction == FW:
         uses = _planes(names, window, channels, 1, ("X", names.x, True, True)) + w
         uses += _loaded("B", names.b, channels, Axis(1))
         uses += _planes(names, window, channels, 1, ("Y", names.y, False, False), stores=True)
-        body, rows, order = "tcl_tile_dw_fw", (window.outputs[0], 1), (0, 1)
-    elif direction == "ig":
+        rows = (window.outputs[0], 1)
+    elif row.direction == IG:
         uses = _planes(names, window, channels, 1, ("DY", names.dy, False, True), ("MASK", names.mask, True, False)) + w
         uses += _planes(names, window, channels, 1, ("DX", names.dx, True, False), stores=True)
-        body, rows, order = "tcl_tile_dw_ig", (window.inputs[0], window.stride[0]), (0, 1)
+        rows = (window.inputs[0], window.stride[0])
         row_macs = row_macs / window.stride[0] + (window.inputs[1] if names.mask else 0)
     else:
         uses = _planes(names, window, channels, 1, ("X", names.x, True, True), ("DY", names.dy, False, False))
         uses += _parameter_grads(names, channels, weights, kernel)
-        body, rows, order = "tcl_tile_dw_wg", (window.outputs[0], 1), (0, 1)
+        rows = (window.outputs[0], 1)
         row_macs += window.outputs[1]
 
     def cycles(tiles: Sequence[int]) -> float:
-        per_core = ceil(tiles[0] * tiles[1] / NUM_CORES) if direction != "wg" else ceil(tiles[0] / NUM_CORES) * tiles[1]
+        per_core = (
+            ceil(tiles[0] * tiles[1] / NUM_CORES) if row.direction != WG else ceil(tiles[0] / NUM_CORES) * tiles[1]
+        )
         return NUM_CORES * per_core * (row_macs * per_mac + 6) + 150
 
-    num_outer = 1 if direction == "wg" else 2
+    num_outer = 1 if row.direction == WG else 2
     sizes = ((num_channels, 1), rows)
-    return Work(names.calls, body, sizes, (order,), num_outer, tuple(uses), cycles, layer)
+    return Work(names.calls, row.tiles[0].symbol, sizes, ((0, 1),), num_outer, tuple(uses), cycles, layer)
 
 
-def _is_first_layer(direction: str, window: Window, num_in: int) -> bool:
+def _is_first_layer(window: TileWindow, num_in: int) -> bool:
     """Tell whether tcl_fast_conv_*_fp32 is the better kernel."""
     stride = window.stride[0]
     beyond = (window.outputs[1] - 1) * stride - window.pad[1] + 3 - window.inputs[1]  # columns on the right
@@ -218,32 +219,32 @@ def _is_first_layer(direction: str, window: Window, num_in: int) -> bool:
     return is_fast and window.inputs[1] % 2 == 0 and num_in <= 4
 
 
-def _first_layer(direction: str, names: Names, window: Window, num_in: int, num_out: int) -> Work:
+def _first_layer(row: Kernel, names: Names, window: TileWindow, num_in: int, num_out: int) -> Work:
     """Return a 3x3 convolution from few channels. Loops: output channels, rows."""
     out, inputs = Axis(num_out, 0), Axis(num_in)
     uses = _planes(names, window, inputs, 1, ("X", names.x, True, True))
-    if direction == "fw":
+    if row.direction == FW:
         uses += _loaded("W", names.w, out, inputs, 9) + _loaded("B", names.b, out, Axis(1))
         uses += _planes(names, window, out, 1, ("Y", names.y, False, False), stores=True)
     else:
         uses += _planes(names, window, out, 1, ("DY", names.dy, False, False))
         uses += _parameter_grads(names, out, inputs, 9)
-    row = window.outputs[1] * 9 * num_in
+    row_macs = window.outputs[1] * 9 * num_in
     sizes = ((num_out, 4), (window.outputs[0], 1))
-    num_outer = 2 if direction == "fw" else 1
-    return Work(names.calls, f"tcl_tile_conv3_{direction}", sizes, ((0, 1),), num_outer, tuple(uses),
-                lambda t: NUM_CORES * ceil(t[0] * t[1] / NUM_CORES) * row * 0.32 + 300,
+    num_outer = 2 if row.direction == FW else 1
+    return Work(names.calls, row.tiles[1].symbol, sizes, ((0, 1),), num_outer, tuple(uses),
+                lambda t: NUM_CORES * ceil(t[0] * t[1] / NUM_CORES) * row_macs * 0.32 + 300,
                 _layer(names, window))  # fmt: skip
 
 
-def convolution(direction: str, names: Names, window: Window, num_in: int, num_out: int) -> Work:
+def convolution(row: Kernel, names: Names, window: TileWindow, num_in: int, num_out: int) -> Work:
     """Return a convolution with a window over all channels. Loops: output channels, rows, input channels."""
     out, inputs = Axis(num_out, 0), Axis(num_in, 2)
     kernel = window.kernel[0] * window.kernel[1]
-    width = window.inputs[1] if direction == "ig" else window.outputs[1]
+    width = window.inputs[1] if row.direction == IG else window.outputs[1]
     w = _loaded("W", names.w, out, inputs, kernel)
     layer = _layer(names, window)
-    body = f"tcl_tile_conv_{direction}"
+    body = row.tiles[0].symbol
 
     def columns(channels: int, rows: int) -> int:
         return channels * kernel * rows * width
@@ -251,17 +252,17 @@ def convolution(direction: str, names: Names, window: Window, num_in: int, num_o
     def turned(tiles: Sequence[int]) -> int:
         return tiles[0] * tiles[2] * kernel
 
-    if direction != "ig" and _is_first_layer(direction, window, num_in):
-        return _first_layer(direction, names, window, num_in, num_out)
+    if row.direction != IG and _is_first_layer(window, num_in):
+        return _first_layer(row, names, window, num_in, num_out)
 
-    if direction == "fw":
+    if row.direction == FW:
         uses = _planes(names, window, inputs, 1, ("X", names.x, True, True)) + w + _loaded("B", names.b, out, Axis(1))
         uses += _planes(names, window, out, 1, ("Y", names.y, False, False), stores=True)
         sizes = ((num_out, 4), (window.outputs[0], 1), (num_in, 1))
         return Work(names.calls, body, sizes, ((0, 1, 2), (1, 0, 2)), 2, tuple(uses),
                     lambda t: gemm_cycles(t[0], t[1] * width, t[2] * kernel) + columns(t[2], t[1]) / 1.8, layer,
                     lambda t: (columns(t[2], t[1]),))  # fmt: skip
-    if direction == "ig":
+    if row.direction == IG:
         uses = _planes(names, window, out, 1, ("DY", names.dy, False, True)) + w
         uses += _planes(names, window, inputs, 1, ("MASK", names.mask, True, False))
         uses += _planes(names, window, inputs, 1, ("DX", names.dx, True, False), stores=True)
@@ -283,27 +284,42 @@ def bias_gradient(names: Names, num_out: int, pixels: int) -> Work:
     """Return the gradient of a bias alone. Loops: channels, pixels."""
     out = Axis(num_out, 0)
     uses = _loaded("DY", names.dy, out, Axis(pixels, 1)) + list(_parameter_grads(names, out, Axis(1), 1))
-    return Work(names.calls, "tcl_tile_bias_wg", ((num_out, 1), (pixels, 4)), ((0, 1),), 1, tuple(uses),
+    return Work(names.calls, find("bias", WG).tiles[0].symbol, ((num_out, 1), (pixels, 4)), ((0, 1),), 1, tuple(uses),
                 lambda t: ceil(t[0] / NUM_CORES) * t[1] * 2.5 + 100, _layer(names))  # fmt: skip
 
 
-def pooling(body: str, names: Names, window: Window, num_channels: int) -> Work:
-    """Return a pooling, by channels. `body` says which, and in which direction."""
+Fields = tuple[tuple[str, int | float], ...]  # of struct tcl_layer
+
+
+def pooling(row: Kernel, names: Names, window: TileWindow, num_channels: int, more: Fields) -> Work:
+    """Return a pooling, by channels; `more`: what its body reads beside the window."""
     channels = Axis(num_channels, 0)
     inputs, outputs = (Axis(height * width) for height, width in (window.inputs, window.outputs))
-    is_global = "avgpool" in body and window.kernel == window.inputs and outputs.size == 1
+    of_all = next((tile for tile in row.tiles if tile.kind == "global"), None)
+    is_global = of_all is not None and window.kernel == window.inputs and outputs.size == 1
     if is_global:
         inputs = Axis(inputs.size, 1)
     uses = _loaded("X", names.x, channels, inputs) + _loaded("DY", names.dy, channels, outputs)
     uses += _loaded("MASK", names.mask, channels, inputs)
     uses += _stored(names, "Y", names.y, channels, outputs) + _stored(names, "DX", names.dx, channels, inputs)
-    if is_global:
-        sizes, body = ((num_channels, 1), (inputs.size, 4)), body.replace("avgpool", "globalpool")
-        return Work(names.calls, body, sizes, ((0, 1),), 1 if names.y else 2, tuple(uses),
+    if of_all and is_global:
+        sizes = ((num_channels, 1), (inputs.size, 4))
+        return Work(names.calls, of_all.symbol, sizes, ((0, 1),), 1 if names.y else 2, tuple(uses),
                     lambda t: ceil(t[0] / NUM_CORES) * (t[1] * 3 + 30) + 100, _layer(names, window))  # fmt: skip
     work = window.kernel[0] * window.kernel[1] * outputs.size * 4 + outputs.size * 80
-    return Work(names.calls, body, ((num_channels, 1),), ((0,),), 1, tuple(uses),
-                lambda t: ceil(t[0] / NUM_CORES) * work + 100, _layer(names, window))  # fmt: skip
+    return Work(names.calls, row.tiles[0].symbol, ((num_channels, 1),), ((0,),), 1, tuple(uses),
+                lambda t: ceil(t[0] / NUM_CORES) * work + 100, (*_layer(names, window), *more))  # fmt: skip
+
+
+def scale(tile: Tile, names: Names, num_channels: int, pixels: int) -> Work:
+    """Return a product with a factor for each channel, or the factor's gradient. Loops: channels, pixels."""
+    channels, px, one = Axis(num_channels, 0), Axis(pixels, 1), Axis(1)
+    uses = _loaded("X", names.x, channels, px) + _loaded("W", names.w, channels, one)
+    uses += _loaded("DY", names.dy, channels, px)
+    uses += _stored(names, "Y", names.y, channels, px) + _stored(names, "DW", names.dw, channels, one)
+    sizes, num_outer = ((num_channels, 1), (pixels, 4)), 1 if names.dw else 2
+    return Work(names.calls, tile.symbol, sizes, ((0, 1),), num_outer, tuple(uses),
+                lambda t: ceil(t[0] * t[1] / NUM_CORES) * 4.0 + 20 * ceil(t[0] / NUM_CORES) + 100)  # fmt: skip
 
 
 def elementwise(

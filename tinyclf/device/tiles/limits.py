@@ -13,7 +13,7 @@ FIELD_TYPES = {
     "tcl_layer": {
         **dict.fromkeys(("in_height", "in_width", "out_height", "out_width"), "uint16_t"),
         **dict.fromkeys(("kernel_height", "kernel_width", "stride_h", "stride_w"), "uint16_t"),
-        **dict.fromkeys(("pad_top", "pad_left", "act"), "uint8_t"),
+        **dict.fromkeys(("pad_top", "pad_left", "act", "count_padding"), "uint8_t"),
     },
     "tcl_op": {"counts": "uint16_t", "num_outer": "uint8_t", "num_operands": "uint8_t", "num_next": "uint8_t"},
 }

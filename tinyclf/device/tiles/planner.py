@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from tinyclf.base.errors import DoesNotFit
 from tinyclf.device.graph.ir import Call, Graph
+from tinyclf.device.graph.kernels import plane_bodies
 from tinyclf.device.memory.plan import MemoryPlan
 from tinyclf.device.targets.target import MOST_TILE_BYTES, Target
 from tinyclf.device.tiles.check import check_tiles, l2_ranges
 from tinyclf.device.tiles.choose import Work, choose
 from tinyclf.device.tiles.fusion import Fusion
-from tinyclf.device.tiles.kinds import PLANE_BODIES
 from tinyclf.device.tiles.limits import layer_fault
 from tinyclf.device.tiles.plan import ALIGNMENT, STATE_BYTES, Op, Operand, TilePlan
 from tinyclf.device.tiles.table import TileTable, read_table
@@ -41,7 +41,7 @@ def plan_tiles(
             ops.append(Op(calls))
         for work in works:
             op = choose(work, num_bytes, table.choice(work, num_bytes) if table else None)
-            if op is None and work.body in PLANE_BODIES:
+            if op is None and work.body in plane_bodies():
                 op = Op(calls)  # a plane is larger than L1
             if op is None:
                 raise _does_not_fit(graph.calls[calls[0]], work, l1_bytes)
@@ -91,7 +91,7 @@ def tiled_works(
     num_bytes = buffer_bytes(l1_bytes)
     result: list[Work | None] = []
     for _, works in Fusion(graph, plan, traced).works():
-        result += [w if w.body not in PLANE_BODIES or choose(w, num_bytes) else None for w in works] or [None]
+        result += [w if w.body not in plane_bodies() or choose(w, num_bytes) else None for w in works] or [None]
     return result
 
 

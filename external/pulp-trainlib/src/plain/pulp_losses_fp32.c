@@ -5,46 +5,13 @@
    a small rest. */
 
 #include <float.h>
-#include <stdint.h>
 
 #include "port.h"
 #include "pulp_losses_fp32.h"
+#include "tcl_exp.h"
 
-/* Exponential and logarithm in float arithmetic alone: libm's compute in double, which a chip with
-   single-precision FPUs does in software, at thousands of cycles a call. Both are within 3e-7 of the value,
-   relatively. */
-
-#define LOG2_E 1.44269504f
-#define LN2_HIGH 0.693359375f /* few bits: its product with an exponent is exact */
-#define LN2_LOW -2.12194440e-4f
-
-union bits {
-    float value;
-    uint32_t word;
-};
-
-static float power_of_two(int exponent)
-{
-    return (union bits){.word = (uint32_t)(exponent + 127) << 23}.value;
-}
-
-/* exp(x) for x <= 0: the series to x^7 between -ln(2)/2 and ln(2)/2, times a power of two. */
-static float exp_of_negative(float x)
-{
-    if (x < -104.0f) /* below half of the least float */
-        return 0.0f;
-    if (x != x)
-        return x;
-    int const k = (int)(x * LOG2_E - 0.5f);
-    float const r = (x - (float)k * LN2_HIGH) - (float)k * LN2_LOW;
-    float const high = 1.0f / 24 + r * (1.0f / 120 + r * (1.0f / 720 + r * (1.0f / 5040)));
-    float const series = 1.0f + (r + r * r * (0.5f + r * (1.0f / 6 + r * high)));
-    /* In two factors: the result may be below the least normal number, which has exponent -126. */
-    return series * power_of_two(k / 2) * power_of_two(k - k / 2);
-}
-
-/* log(1 + x) for x >= 0: 1 + x = 2^k (1 + f) with f between sqrt(1/2) - 1 and sqrt(2) - 1, and with s = f /
-   (2 + f) log(1 + f) = 2 (s + s^3 / 3 + s^5 / 5 + ...). */
+/* log(1 + x) for x >= 0, within 3e-7 of the value, relatively: 1 + x = 2^k (1 + f) with f between sqrt(1/2) -
+   1 and sqrt(2) - 1, and with s = f / (2 + f) log(1 + f) = 2 (s + s^3 / 3 + s^5 / 5 + ...). */
 static float log_of_one_and(float x)
 {
     if (!(x <= FLT_MAX))
@@ -52,7 +19,7 @@ static float log_of_one_and(float x)
     int k = 0;
     float f = x, lost = 0.0f;
     if (x > 0.41421354f) {
-        union bits sum = {1.0f + x};
+        union tcl_bits sum = {1.0f + x};
         lost = (x - (sum.value - 1.0f)) / sum.value; /* by rounding 1 + x */
         k = (int)(sum.word - 0x3f3504f3u) >> 23;     /* the bits of sqrt(1/2) */
         sum.word -= (uint32_t)k << 23;
@@ -60,7 +27,7 @@ static float log_of_one_and(float x)
     }
     float const s = f / (2.0f + f), z = s * s;
     float const rest = s * z * (2.0f / 3 + z * (2.0f / 5 + z * (2.0f / 7 + z * (2.0f / 9))));
-    return (float)k * LN2_HIGH + ((float)k * LN2_LOW + lost + rest + 2.0f * s);
+    return (float)k * TCL_LN2_HIGH + ((float)k * TCL_LN2_LOW + lost + rest + 2.0f * s);
 }
 
 static int index_of_largest(float const *x, int num)
@@ -75,7 +42,7 @@ static float sum_of_others(float const *z, int num, int m)
 {
     float rest = 0.0f;
     for (int i = 0; i < num; i++)
-        rest += i == m ? 0.0f : exp_of_negative(z[i] - z[m]);
+        rest += i == m ? 0.0f : tcl_exp_of_negative(z[i] - z[m]);
     return rest;
 }
 
@@ -104,7 +71,7 @@ void pulp_CrossEntropyLoss_backward(void *loss_args)
     float const largest = z[m];
     float rest = 0.0f, target_sum = 0.0f;
     for (int i = 0; i < num; i++) {
-        diff[i] = i == m ? 1.0f : exp_of_negative(z[i] - largest);
+        diff[i] = i == m ? 1.0f : tcl_exp_of_negative(z[i] - largest);
         rest += i == m ? 0.0f : diff[i];
         target_sum += a->target[i];
     }

@@ -1,7 +1,9 @@
 /* Tiles of what works element by element: activations, sums, updates of weights. Cores share the elements. */
 
 #include "pulp_train_utils_fp32.h"
+#include "tcl_activations_fp32.h"
 #include "tcl_descend_fp32.h"
+#include "tcl_scale_fp32.h"
 #include "tcl_tile_body.h"
 #include "tcl_update_fp32.h"
 
@@ -50,6 +52,106 @@ void tcl_tile_relu_bw(struct tcl_tile const *t)
     split_of(t, TCL_DX, &start, &stop);
     for (int i = start; i < stop; i++)
         dx[i] = tcl_passes(y[i], t->layer->act) ? dy[i] : 0.0f;
+}
+
+/* Forward to Y, backward to DX: the plain kernel on the tile's elements. What the tile has not, it does not
+ * read. */
+static void activation(struct tcl_tile const *t, enum tcl_slot to, enum tcl_slot output,
+                       void (*kernel)(void *args))
+{
+    int const dim = t->parts[to].num_columns;
+    struct blob x = {.data = tcl_data(t, TCL_X), .diff = tcl_data(t, TCL_DX), .dim = dim};
+    struct blob y = {.data = tcl_data(t, output), .diff = tcl_data(t, TCL_DY), .dim = dim};
+    struct tcl_activation_args args = {&x, &y, t->layer->slope};
+    kernel(&args);
+}
+
+void tcl_tile_sigmoid_fw(struct tcl_tile const *t)
+{
+    TCL_NEEDS_2(t, X, Y);
+    activation(t, TCL_Y, TCL_Y, tcl_sigmoid_fp32_fw_cl);
+}
+
+void tcl_tile_sigmoid_bw(struct tcl_tile const *t)
+{
+    TCL_NEEDS_3(t, MASK, DY, DX);
+    activation(t, TCL_DX, TCL_MASK, tcl_sigmoid_fp32_bw_cl);
+}
+
+void tcl_tile_silu_fw(struct tcl_tile const *t)
+{
+    TCL_NEEDS_2(t, X, Y);
+    activation(t, TCL_Y, TCL_Y, tcl_silu_fp32_fw_cl);
+}
+
+void tcl_tile_silu_bw(struct tcl_tile const *t)
+{
+    TCL_NEEDS_3(t, X, DY, DX);
+    activation(t, TCL_DX, TCL_MASK, tcl_silu_fp32_bw_cl);
+}
+
+void tcl_tile_hardsigmoid_fw(struct tcl_tile const *t)
+{
+    TCL_NEEDS_2(t, X, Y);
+    activation(t, TCL_Y, TCL_Y, tcl_hardsigmoid_fp32_fw_cl);
+}
+
+void tcl_tile_hardsigmoid_bw(struct tcl_tile const *t)
+{
+    TCL_NEEDS_3(t, MASK, DY, DX);
+    activation(t, TCL_DX, TCL_MASK, tcl_hardsigmoid_fp32_bw_cl);
+}
+
+void tcl_tile_hardswish_fw(struct tcl_tile const *t)
+{
+    TCL_NEEDS_2(t, X, Y);
+    activation(t, TCL_Y, TCL_Y, tcl_hardswish_fp32_fw_cl);
+}
+
+void tcl_tile_hardswish_bw(struct tcl_tile const *t)
+{
+    TCL_NEEDS_3(t, X, DY, DX);
+    activation(t, TCL_DX, TCL_MASK, tcl_hardswish_fp32_bw_cl);
+}
+
+void tcl_tile_leaky_relu_fw(struct tcl_tile const *t)
+{
+    TCL_NEEDS_2(t, X, Y);
+    activation(t, TCL_Y, TCL_Y, tcl_leaky_relu_fp32_fw_cl);
+}
+
+void tcl_tile_leaky_relu_bw(struct tcl_tile const *t)
+{
+    TCL_NEEDS_3(t, MASK, DY, DX);
+    activation(t, TCL_DX, TCL_MASK, tcl_leaky_relu_fp32_bw_cl);
+}
+
+/* Rows are channels, W their factors. */
+void tcl_tile_scale(struct tcl_tile const *t)
+{
+    TCL_NEEDS_3(t, X, W, Y);
+    struct tcl_part const *const part = &t->parts[TCL_Y];
+    struct blob x = {.data = tcl_data(t, TCL_X), .dim = part->num_rows * part->num_columns};
+    struct blob factor = {.data = tcl_data(t, TCL_W), .dim = part->num_rows};
+    struct blob y = {.data = part->data, .dim = x.dim};
+    struct tcl_scale_args args = {&x, &factor, &y};
+    tcl_scale_fp32_fw_cl(&args);
+}
+
+/* Columns are some of a channel's pixels. */
+void tcl_tile_scale_wg(struct tcl_tile const *t)
+{
+    TCL_NEEDS_3(t, X, DY, DW);
+    struct tcl_part const *const part = &t->parts[TCL_X];
+    float *const dw = tcl_data(t, TCL_DW);
+    int start, stop;
+    tcl_split(part->num_rows, &start, &stop);
+    for (int c = start; c < stop; c++) {
+        float const *const x = part->data + c * part->num_columns;
+        float const *const dy = tcl_data(t, TCL_DY) + c * part->num_columns;
+        float const sum = tcl_sum_of_products(x, dy, part->num_columns);
+        dw[c] = t->first ? sum : dw[c] + sum;
+    }
 }
 
 void tcl_tile_descend(struct tcl_tile const *t)

@@ -1,6 +1,7 @@
 /* Tiles of pooling: rows are channels, with their whole planes but where said. Cores share the channels. */
 
 #include "pulp_pooling_fp32.h"
+#include "tcl_avgpool_fp32.h"
 #include "tcl_fast_map_fp32.h"
 #include "tcl_tile_body.h"
 
@@ -26,6 +27,44 @@ void tcl_tile_avgpool_bw(struct tcl_tile const *t)
 {
     TCL_NEEDS_2(t, DX, DY);
     pool_avg(t, TCL_DX, TCL_DY, pulp_avgpool_fp32_bw_cl);
+}
+
+/* What windows need below and on the right follows from the sizes. */
+static void pool_avg_padded(struct tcl_tile const *t, enum tcl_slot x, enum tcl_slot y,
+                            void (*kernel)(void *args))
+{
+    struct tcl_layer const *const l = t->layer;
+    float *const in = tcl_data(t, x), *const out = tcl_data(t, y);
+    struct blob input = {
+        .data = in, .diff = in, .W = l->in_width, .H = l->in_height, .C = t->parts[x].num_rows};
+    struct blob output = {
+        .data = out, .diff = out, .W = l->out_width, .H = l->out_height, .C = t->parts[y].num_rows};
+    struct tcl_avgpool_args args = {
+        .input = &input,
+        .output = &output,
+        .Hker = l->kernel_height,
+        .Wker = l->kernel_width,
+        .Hstride = l->stride_h,
+        .Wstride = l->stride_w,
+        .Lpad = l->pad_left,
+        .Rpad = (l->out_width - 1) * l->stride_w + l->kernel_width - l->in_width - l->pad_left,
+        .Upad = l->pad_top,
+        .Dpad = (l->out_height - 1) * l->stride_h + l->kernel_height - l->in_height - l->pad_top,
+        .count_padding = l->count_padding,
+    };
+    kernel(&args);
+}
+
+void tcl_tile_avgpool_padded_fw(struct tcl_tile const *t)
+{
+    TCL_NEEDS_2(t, X, Y);
+    pool_avg_padded(t, TCL_X, TCL_Y, tcl_avgpool_fp32_fw_cl);
+}
+
+void tcl_tile_avgpool_padded_bw(struct tcl_tile const *t)
+{
+    TCL_NEEDS_2(t, DX, DY);
+    pool_avg_padded(t, TCL_DX, TCL_DY, tcl_avgpool_fp32_bw_cl);
 }
 
 static float share(struct tcl_layer const *l)

@@ -1,0 +1,42 @@
+"""The table of kernels against the library: what its headers declare, and what each row says of them."""
+
+from __future__ import annotations
+
+import re
+
+from tinyclf.base.resources import resource_dir
+from tinyclf.device.graph.kernels import KERNELS, TILES, args_struct
+
+LIBRARY = resource_dir("external/pulp-trainlib")
+NO_KERNELS = {"tcl_tile_op"}  # it does an operation of the table of tiles
+
+
+def _declared(what: str) -> dict[str, str]:
+    """Return the functions that headers declare with the parameter `what` alone, each with its header."""
+    pattern = re.compile(rf"^void (\w+)\({what}\);", re.MULTILINE)
+    return {name: h.name for h in LIBRARY.glob("include/*.h") for name in pattern.findall(h.read_text())}
+
+
+def test_every_kernel_has_a_row_and_every_row_a_kernel() -> None:
+    declared = _declared(r"void \*\w+")
+    assert {row.symbol: row.header for row in KERNELS.values()} == {
+        name: header for name, header in declared.items() if name not in NO_KERNELS
+    }
+
+
+def test_a_kernel_is_called_with_the_struct_of_its_layer() -> None:
+    for row in KERNELS.values():
+        header = (LIBRARY / "include" / row.header).read_text()
+        assert f"void {row.symbol}(void *{row.args});" in header
+        assert f"struct {row.args} {{" in header
+        assert row.args == args_struct(row.layer)
+
+
+def test_every_body_of_tiles_is_of_a_row() -> None:
+    assert set(TILES) == set(_declared(r"struct tcl_tile const \*tile"))
+
+
+def test_fast_forms_are_functions_of_the_library() -> None:
+    text = "".join(h.read_text() for h in LIBRARY.glob("include/tcl_fast_*.h"))
+    for row in KERNELS.values():
+        assert not [form.symbol for form in row.fast if f"void {form.symbol}(" not in text]
