@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 APT_PACKAGES := $(shell cat apt-packages.txt)
 C_SOURCES := $(wildcard deployers/*.[ch] deployers/*/*.[ch] deployers/*/*/*.[ch] external/pulp-trainlib/*/*.[ch] external/pulp-trainlib/*/*/*.[ch] \
-	tests/*/*.h tests/library/fuzz/*.c benchmarks/*.c)
+	tests/*/*.h tests/library/*.c tests/library/fuzz/*.c benchmarks/*.c)
 
 help:
 	@echo 'make demo      set up, then train, adapt, deploy and verify on handwritten digits (under 6 minutes)'

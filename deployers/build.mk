@@ -6,7 +6,11 @@
 OPT ?= -O2
 BUILD ?= build
 ELF := $(BUILD)/tinyclf.elf
-CFLAGS = -std=c99 -Wall -Wextra -Werror $(OPT) $(addprefix -DTCL_PROFILE=,$(PROFILE)) $(if $(CHECKS),-DTCL_CHECKS) \
+# Products and sums are fused within an expression at most, where the target can: the same in every makefile.
+CONTRACT := -ffp-contract=on
+WARNINGS := -Wall -Wextra -Werror -Wcast-qual -Wcast-align -Wconversion -Wstrict-aliasing=2 -Wpointer-arith -Wshadow -Wundef -Wwrite-strings \
+	-Wstrict-prototypes -Wmissing-prototypes
+CFLAGS = -std=c99 $(WARNINGS) $(CONTRACT) $(OPT) $(addprefix -DTCL_PROFILE=,$(PROFILE)) $(if $(CHECKS),-DTCL_CHECKS) \
 	-DNUM_CORES=$(NUM_CORES) -Isrc -Itrainlib/include -Iport
 
 include port/port.mk

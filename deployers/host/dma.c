@@ -10,10 +10,12 @@
 
 enum { MAX_COPIES = 32 };
 
+/* Rows of row_bytes, some bytes apart. */
 struct copy {
-    char *l1, *l2;
-    int row_bytes, num_rows, stride_bytes;
-    enum port_dma_direction direction;
+    char *to;
+    char const *from;
+    int row_bytes, num_rows;
+    int to_stride, from_stride;
 };
 
 static struct copy copies[NUM_CORES][MAX_COPIES]; /* of each core */
@@ -28,18 +30,25 @@ int port_dma_open(void)
     return core;
 }
 
-void port_dma_start(void *l1, void *l2, int row_bytes, int num_rows, int stride_bytes,
-                    enum port_dma_direction direction)
+static void start(struct copy copy)
 {
     int const core = port_core_id();
     PORT_CHECK(is_open[core] && num_copies[core] < MAX_COPIES);
+    copies[core][num_copies[core]++] = copy;
+    for (int row = 0; row < copy.num_rows; row++)
+        memset(copy.to + (ptrdiff_t)row * copy.to_stride, 0xff, (size_t)copy.row_bytes);
+}
+
+void port_dma_load(void *l1, void const *l2, int row_bytes, int num_rows, int stride_bytes)
+{
     port_dma_check(row_bytes, num_rows, stride_bytes);
-    copies[core][num_copies[core]++] = (struct copy){l1, l2, row_bytes, num_rows, stride_bytes, direction};
-    for (int i = 0; i < num_rows; i++) {
-        char *const row = direction == PORT_DMA_LOAD ? (char *)l1 + i * row_bytes
-                                                     : (char *)l2 + (ptrdiff_t)i * stride_bytes;
-        memset(row, 0xff, (size_t)row_bytes);
-    }
+    start((struct copy){l1, l2, row_bytes, num_rows, row_bytes, stride_bytes});
+}
+
+void port_dma_store(void *l2, void const *l1, int row_bytes, int num_rows, int stride_bytes)
+{
+    port_dma_check(row_bytes, num_rows, stride_bytes);
+    start((struct copy){l2, l1, row_bytes, num_rows, stride_bytes, row_bytes});
 }
 
 void port_dma_wait(int group)
@@ -47,13 +56,9 @@ void port_dma_wait(int group)
     PORT_CHECK(group == port_core_id() && is_open[group]);
     for (int i = 0; i < num_copies[group]; i++) {
         struct copy const c = copies[group][i];
-        for (int row = 0; row < c.num_rows; row++) {
-            char *const l1 = c.l1 + row * c.row_bytes, *const l2 = c.l2 + (ptrdiff_t)row * c.stride_bytes;
-            if (c.direction == PORT_DMA_LOAD)
-                memcpy(l1, l2, (size_t)c.row_bytes);
-            else
-                memcpy(l2, l1, (size_t)c.row_bytes);
-        }
+        for (int row = 0; row < c.num_rows; row++)
+            memcpy(c.to + (ptrdiff_t)row * c.to_stride, c.from + (ptrdiff_t)row * c.from_stride,
+                   (size_t)c.row_bytes);
     }
     num_copies[group] = 0;
     is_open[group] = 0;

@@ -89,25 +89,25 @@ int port_open(char const *name)
 
 size_t port_read_at(int region, uint64_t offset, void *data, size_t num_bytes)
 {
-    size_t done = 0;
-    while (done < num_bytes) {
-        ssize_t const part = pread(region, (char *)data + done, num_bytes - done, (off_t)(offset + done));
+    size_t moved = 0;
+    while (moved < num_bytes) {
+        ssize_t const part = pread(region, (char *)data + moved, num_bytes - moved, (off_t)(offset + moved));
         PORT_CHECK(part >= 0);
         if (part == 0)
             break;
-        done += (size_t)part;
+        moved += (size_t)part;
     }
-    return done;
+    return moved;
 }
 
 void port_write_at(int region, uint64_t offset, void const *data, size_t num_bytes)
 {
-    size_t done = 0;
-    while (done < num_bytes) {
+    size_t moved = 0;
+    while (moved < num_bytes) {
         ssize_t const part =
-            pwrite(region, (char const *)data + done, num_bytes - done, (off_t)(offset + done));
+            pwrite(region, (char const *)data + moved, num_bytes - moved, (off_t)(offset + moved));
         PORT_CHECK(part > 0);
-        done += (size_t)part;
+        moved += (size_t)part;
     }
 }
 

@@ -7,26 +7,36 @@
 #define DMA_STATUS REGISTER(0x10204404)  /* load: bit of a group: under way; store: frees groups */
 #define EVENT_UNIT 0x10204000
 
-enum { SIZE_BITS = 17, INCREMENT = 1 << 18, IN_ROWS = 1 << 19 };
+enum { TO_L1 = 1 << 17, INCREMENT = 1 << 18, IN_ROWS = 1 << 19 }; /* above the size */
 
 int port_dma_open(void)
 {
     return (int)DMA_COMMAND;
 }
 
-void port_dma_start(void *l1, void *l2, int row_bytes, int num_rows, int stride_bytes,
-                    enum port_dma_direction direction)
+static inline void start(uint32_t l1, uint32_t l2, int row_bytes, int num_rows, int stride_bytes,
+                         uint32_t direction)
 {
     port_dma_check(row_bytes, num_rows, stride_bytes);
     int const in_rows = num_rows > 1 && row_bytes != stride_bytes;
-    uint32_t const size = (uint32_t)(row_bytes * num_rows);
-    DMA_COMMAND = size | (uint32_t)direction << SIZE_BITS | INCREMENT | (in_rows ? IN_ROWS : 0);
-    DMA_COMMAND = (uint32_t)l1;
-    DMA_COMMAND = (uint32_t)l2;
+    uint32_t const size = (uint32_t)row_bytes * (uint32_t)num_rows;
+    DMA_COMMAND = size | direction | INCREMENT | (in_rows ? IN_ROWS : 0);
+    DMA_COMMAND = l1;
+    DMA_COMMAND = l2;
     if (in_rows) {
         DMA_COMMAND = (uint32_t)row_bytes;
         DMA_COMMAND = (uint32_t)stride_bytes;
     }
+}
+
+void port_dma_load(void *l1, void const *l2, int row_bytes, int num_rows, int stride_bytes)
+{
+    start((uint32_t)l1, (uint32_t)l2, row_bytes, num_rows, stride_bytes, TO_L1);
+}
+
+void port_dma_store(void *l2, void const *l1, int row_bytes, int num_rows, int stride_bytes)
+{
+    start((uint32_t)l1, (uint32_t)l2, row_bytes, num_rows, stride_bytes, 0);
 }
 
 void port_dma_wait(int group)

@@ -9,17 +9,18 @@ int port_dma_open(void)
     return 0;
 }
 
-void port_dma_start(void *l1, void *l2, int row_bytes, int num_rows, int stride_bytes,
-                    enum port_dma_direction direction)
+void port_dma_load(void *l1, void const *l2, int row_bytes, int num_rows, int stride_bytes)
 {
     port_dma_check(row_bytes, num_rows, stride_bytes);
-    for (int i = 0; i < num_rows; i++) {
-        char *const in_l1 = (char *)l1 + i * row_bytes, *const in_l2 = (char *)l2 + i * stride_bytes;
-        if (direction == PORT_DMA_LOAD)
-            memcpy(in_l1, in_l2, (size_t)row_bytes);
-        else
-            memcpy(in_l2, in_l1, (size_t)row_bytes);
-    }
+    for (int i = 0; i < num_rows; i++)
+        memcpy((char *)l1 + i * row_bytes, (char const *)l2 + i * stride_bytes, (size_t)row_bytes);
+}
+
+void port_dma_store(void *l2, void const *l1, int row_bytes, int num_rows, int stride_bytes)
+{
+    port_dma_check(row_bytes, num_rows, stride_bytes);
+    for (int i = 0; i < num_rows; i++)
+        memcpy((char *)l2 + i * stride_bytes, (char const *)l1 + i * row_bytes, (size_t)row_bytes);
 }
 
 void port_dma_wait(int group)

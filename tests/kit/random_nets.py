@@ -34,6 +34,20 @@ class Residual(nn.Module):
         return nn.functional.relu6(y, inplace=True) if self.after == "relu6" else y
 
 
+class Mixed(nn.Module):
+    """Channels that are cut in two parts, of which a branch takes one; all joined again and perhaps shuffled."""
+
+    def __init__(self, branch: nn.Module, *, sizes: list[int], shuffle: bool) -> None:
+        super().__init__()
+        self.branch, self.sizes = branch, sizes
+        self.shuffle = nn.ChannelShuffle(2) if shuffle else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second = torch.split(x, self.sizes, 1) if self.sizes else x.chunk(2, dim=1)
+        y = torch.cat((self.branch(first), second), dim=1)
+        return y if self.shuffle is None else self.shuffle(torch.cat([y, torch.relu(y)], 1))
+
+
 class RandomNet(nn.Module):
     """Blocks, then a head that gives logits; `input_shape` is (C, H, W)."""
 
@@ -75,12 +89,18 @@ class RandomNet(nn.Module):
 
 
 def _block(rng: random.Random, shape: tuple[int, ...]) -> nn.Module:
-    kind = rng.choice(("chain", "chain", "residual", "residual", "strided", "pool"))
+    kind = rng.choice(("chain", "chain", "residual", "residual", "strided", "pool", "mixed", "grouped"))
     channels, height, width = shape
     if kind == "pool" and min(height, width) >= 3:
         if rng.random() < 0.3:
             return nn.AvgPool2d(rng.choice((2, (2, 3))), rng.choice((1, 2)))
         return nn.MaxPool2d(rng.choice((2, 3, (2, 3))), rng.choice((1, 2)), padding=rng.choice((0, 1)))
+    if kind == "mixed" and channels > 1:
+        first = rng.choice((0, rng.randrange(1, channels)))  # 0: cut in halves, the first may have one more
+        branch = _chain(rng, first or -(-channels // 2), rng.randrange(1, 4), before=True)
+        return Mixed(branch, sizes=[first, channels - first] if first else [], shuffle=rng.random() < 0.5)
+    if kind == "grouped":
+        return _grouped(rng, shape)
     if kind == "residual":
         branches = [_chain(rng, channels, channels, before=True) for _ in range(rng.randrange(1, 3))]
         branches.append(nn.Identity())
@@ -101,6 +121,18 @@ def _block(rng: random.Random, shape: tuple[int, ...]) -> nn.Module:
     groups = channels if depthwise else 1
     conv = nn.Conv2d(channels, out, kernel, stride, padding, groups=groups, bias=rng.random() < 0.7)
     return nn.Sequential(_scaled(rng, conv), *_activation(rng))
+
+
+def _grouped(rng: random.Random, shape: tuple[int, ...]) -> nn.Module:
+    """Return a padded convolution in groups, perhaps with dilation, most with an activation."""
+    channels, height, width = shape
+    groups = rng.choice([n for n in range(1, channels + 1) if channels % n == 0])
+    dilation = rng.choice((1, 2, (1, 2)))
+    pads = [rng.randrange(0, 3) for _ in range(4)]
+    kernel = (rng.choice((1, 2, 3)) if height + pads[2] + pads[3] > 4 else 1, 3 if width + pads[0] + pads[1] > 4 else 1)
+    out = groups * rng.randrange(1, 3)
+    conv = nn.Conv2d(channels, out, kernel, rng.choice((1, (2, 1))), 0, dilation, groups, bias=rng.random() < 0.7)
+    return nn.Sequential(nn.ConstantPad2d(tuple(pads), rng.choice((0.0, 0.5))), _scaled(rng, conv), *_activation(rng))
 
 
 def _chain(rng: random.Random, num_in: int, num_out: int, *, stride: int = 1, before: bool = False) -> nn.Sequential:

@@ -31,12 +31,12 @@ static void wait_for_oldest(struct group *group)
     pi_cl_dma_cmd_wait(&group->copies[group->num_done++ % SHARE]);
 }
 
-void port_dma_start(void *l1, void *l2, int row_bytes, int num_rows, int stride_bytes,
-                    enum port_dma_direction direction)
+static void start(uint32_t loc, uint32_t ext, int row_bytes, int num_rows, int stride_bytes,
+                  pi_cl_dma_dir_e dir)
 {
+    port_dma_check(row_bytes, num_rows, stride_bytes);
     struct group *const group = &groups[port_core_id()];
-    uint32_t const ext = (uint32_t)l2, loc = (uint32_t)l1, num_bytes = (uint32_t)(row_bytes * num_rows);
-    pi_cl_dma_dir_e const dir = direction == PORT_DMA_LOAD ? PI_CL_DMA_DIR_EXT2LOC : PI_CL_DMA_DIR_LOC2EXT;
+    uint32_t const num_bytes = (uint32_t)row_bytes * (uint32_t)num_rows;
     if (group->num_started - group->num_done == SHARE)
         wait_for_oldest(group);
     pi_cl_dma_cmd_t *const copy = &group->copies[group->num_started++ % SHARE];
@@ -44,6 +44,16 @@ void port_dma_start(void *l1, void *l2, int row_bytes, int num_rows, int stride_
         pi_cl_dma_cmd_2d(ext, loc, num_bytes, (uint32_t)stride_bytes, (uint32_t)row_bytes, dir, copy);
     else
         pi_cl_dma_cmd(ext, loc, num_bytes, dir, copy);
+}
+
+void port_dma_load(void *l1, void const *l2, int row_bytes, int num_rows, int stride_bytes)
+{
+    start((uint32_t)l1, (uint32_t)l2, row_bytes, num_rows, stride_bytes, PI_CL_DMA_DIR_EXT2LOC);
+}
+
+void port_dma_store(void *l2, void const *l1, int row_bytes, int num_rows, int stride_bytes)
+{
+    start((uint32_t)l1, (uint32_t)l2, row_bytes, num_rows, stride_bytes, PI_CL_DMA_DIR_LOC2EXT);
 }
 
 void port_dma_wait(int group)

@@ -24,6 +24,8 @@ void fc_panic(char const *file, int line) __attribute__((noreturn));
 /* Stacks lie in L1, beside 48 KiB of tiles and some hundred bytes of the SDK's own. Core 0 calls the SDK. */
 enum { STACK_BYTES = 4096, WORKER_STACK_BYTES = 1536 };
 
+typedef char stacks_lie_behind[STACK_BYTES + (NUM_CORES - 1) * WORKER_STACK_BYTES >= PORT_L1_BEHIND ? 1 : -1];
+
 /* What core 0 of the cluster asks of the fabric controller. */
 struct request {
     enum { REQUEST_OPEN, REQUEST_READ, REQUEST_WRITE, REQUEST_APPEND } kind;

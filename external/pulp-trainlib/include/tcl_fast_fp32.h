@@ -5,6 +5,7 @@
 #include <stddef.h>
 
 #include "port.h"
+#include "tcl_act_fp32.h"
 #include "tcl_xpulp.h"
 
 /* Checks the contract of what is done for each tile, on every core. Tables of tiles are checked before they
@@ -33,11 +34,11 @@ static inline float tcl_relu(float x)
 static inline float tcl_below_6(float x)
 {
 #ifdef TCL_XPULP
-    float const six = 6.0f;
+    float const six = TCL_SIX;
     __asm__(P_MIN("%0", "%0", "%1") : "+r"(x) : "r"(six));
     return x;
 #else
-    return x < 6.0f ? x : 6.0f;
+    return x < TCL_SIX ? x : TCL_SIX;
 #endif
 }
 

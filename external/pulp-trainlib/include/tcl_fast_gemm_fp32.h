@@ -5,7 +5,8 @@
 
 #include "tcl_fast_fp32.h"
 
-/* What is read of a and b may lie up to so many floats behind their last element: memory must be there. */
+/* Xpulpv2's body loads ahead, from up to so many floats behind the last elements of a and b: the port says
+   that memory is there (PORT_L1_BEHIND, in bytes). Plain C reads nothing but a and b. */
 enum { TCL_GEMM_REACH = 1024 };
 
 /* sum = first[m] + sum over k of a[m * a_m + k * a_k] * b[n * b_n + k * b_k], for m < num_m, n < num_n, k <

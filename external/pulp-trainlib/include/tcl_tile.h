@@ -52,7 +52,7 @@ struct tcl_operand {
     float *data; /* in L2; NULL for what stays in L1 */
     struct tcl_span rows, columns;
     int32_t stride;
-    uint16_t buffers[2]; /* from the start of the tiles' memory, in alignments; twice the same: it is one */
+    uint16_t buffers[2]; /* from the start of tcl_l1, in alignments; twice the same: it is one */
     uint16_t unit;
     uint8_t slot, flags;
 };
@@ -100,8 +100,8 @@ struct tcl_tile {
     struct tcl_part parts[TCL_SLOTS];
 };
 
-/* The memory of tiles: TCL_TILE_STATE_BYTES of the walk's own, then the buffers; a program with operations
- * provides it. */
+/* The buffers of tiles; a program with operations provides them. In the same memory TCL_TILE_STATE_BYTES are
+   the walk's own. */
 extern float tcl_l1[] __attribute__((weak));
 extern int const tcl_l1_bytes;
 

@@ -73,7 +73,7 @@ static inline struct tcl_dw_tile tcl_dw_tile_of(struct tcl_window const *w, int 
 /* The derivative of the activation whose output is y. */
 static inline int tcl_passes(float y, int act)
 {
-    return y > 0.0f && (act != TCL_ACT_RELU6 || y < 6.0f);
+    return y > 0.0f && (act != TCL_ACT_RELU6 || y < TCL_SIX);
 }
 
 /* dx = 0 where the activation below stops the gradient, if the tile has a mask; behind a barrier. Cores share

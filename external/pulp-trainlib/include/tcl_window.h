@@ -72,9 +72,9 @@ static inline float tcl_window_fw(struct tcl_window const *w, float const *x, fl
     int const kx_stop = tcl_min(w->kw, w->W - x0);
     float sum = 0.0f;
     for (int ky = tcl_max(0, -y0); ky < ky_stop; ky++) {
-        float const *const row = x + (y0 + ky) * w->W + x0;
+        float const *const row = x + (y0 + ky) * w->W;
         for (int kx = kx_first; kx < kx_stop; kx++)
-            sum += row[kx] * k[ky * w->kw + kx];
+            sum += row[x0 + kx] * k[ky * w->kw + kx];
     }
     return sum;
 }

@@ -45,11 +45,14 @@ def _combined(lowered: Lowered) -> tuple[Call, ...]:
     """Return the backward pass through the API's function that does both gradients, where there is one."""
     if not all(p.trained and p.trained_channels is None for p in lowered.parameters) or not lowered.parameters:
         return (*lowered.backward_input, *lowered.backward_parameters)
+    layer = KERNELS[lowered.backward_input[0].kernel].layer
+    if not any((row.layer, row.direction) == (layer, BW) for row in KERNELS.values()):
+        return (*lowered.backward_input, *lowered.backward_parameters)
     params, *bias = lowered.backward_parameters
     (inputs,) = lowered.backward_input
     both = replace(
         inputs,
-        kernel=find(KERNELS[inputs.kernel].layer, BW).symbol,
+        kernel=find(layer, BW).symbol,
         reads=tuple({*params.reads, *inputs.reads}),
         writes=(*params.writes, *inputs.writes),
     )

@@ -12,6 +12,7 @@ from torch import nn
 from tinyclf.base.errors import BadInput, Unsupported
 from tinyclf.device.graph.ir import Call, Graph, Phase, Role, Tensor, check
 from tinyclf.device.lowering.lower import training_graph
+from tinyclf.device.lowering.tracing import as_module_calls
 from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.recipe.variant import Variant
 from tinyclf.workstation.nets.build import build_model, fold_batchnorm, freeze
@@ -69,10 +70,8 @@ def _parts(graph: Graph, parameter: str) -> list[Tensor]:
 def test_a_layer_without_a_kernel_is_refused_by_name() -> None:
     with pytest.raises(Unsupported, match=r"layer '1' cannot be lowered: Tanh"):
         _lower(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 36, 2))
-    with pytest.raises(Unsupported, match=r"layer '0' cannot be lowered: Conv2d\(4, 8.*groups=2"):
-        _lower(nn.Conv2d(4, 8, 3, groups=2), nn.Flatten(), nn.Linear(8 * 36, 2), shape=(4, 8, 8))
-    with pytest.raises(Unsupported, match=r"dilation"):
-        _lower(nn.Conv2d(3, 4, 3, dilation=2), nn.Flatten(), nn.Linear(4 * 16, 2))
+    with pytest.raises(Unsupported, match=r"layer '0' cannot be lowered: Conv2d\(3, 4.*padding_mode=circular"):
+        _lower(nn.Conv2d(3, 4, 3, padding_mode="circular"), nn.Flatten(), nn.Linear(4 * 36, 2))
 
 
 def test_a_batchnorm_that_was_not_folded_is_refused() -> None:
@@ -103,10 +102,10 @@ class _Net(nn.Module):
         self.body = body
         for name, layer in layers.items():
             self.add_module(name, layer)
-        self.head = nn.Linear(3 * 64, 2)
+        self.flat, self.head = nn.Flatten(), nn.Linear(3 * 64, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.body(self, x).flatten(1))
+        return self.head(self.flat(self.body(self, x)))
 
 
 def _conv() -> nn.Conv2d:
@@ -236,6 +235,48 @@ def test_what_cannot_be_lowered_is_refused_with_its_reason(
         _graph_of(net)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda n, x: torch.cat((n.a(x), n.b(x)), 1),
+        lambda n, x: torch.cat([n.a(x), x, n.b(x)], dim=-3),
+        lambda n, x: torch.cat(tensors=(n.a(x), x), dim=1),
+        lambda n, x: n.a(x).chunk(2, dim=1)[1],
+        lambda n, x: torch.chunk(n.a(x), chunks=2, dim=1)[0],
+        lambda n, x: torch.split(n.a(x), [1, 2], 1)[1] + n.b(x).split((2, 1), dim=1)[0],
+        lambda n, x: n.s(n.a(x)) + nn.functional.pad(n.c(x), (1, 0, 0, 2)),
+        lambda n, x: nn.functional.pad(n.a(x), (0, 1), value=0.5),
+    ],
+)
+def test_calls_of_modules_compute_what_the_net_computes(body: Callable[[_Net, torch.Tensor], torch.Tensor]) -> None:
+    net = _Net(body, a=_conv(), b=_conv(), c=nn.Conv2d(3, 3, (3, 2), padding=0), s=nn.ChannelShuffle(3))
+    net.head, net.flat = nn.Identity(), nn.Identity()
+    traced, x = as_module_calls(net), torch.randn(2, 3, 8, 8)
+    assert {node.op for node in traced.graph.nodes} == {"placeholder", "call_module", "output"}
+    assert torch.equal(traced(x), net(x))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (lambda n, x: torch.cat((n.a(x), n.b(x)), 2), r"'cat' cannot be lowered: cat with .* outside of a layer"),
+        (lambda n, x: torch.cat([y := n.a(x), y], 1), r"layer 'cat' cannot be lowered: it joins a tensor with itself"),
+        (lambda n, x: n.a(x).chunk(2, 3)[0], r"'getitem' cannot be lowered: getitem with 0 is computed outside"),
+        (lambda n, x: nn.functional.pad(n.a(x), (-1, 0)), r"layer 'pad' cannot be lowered: ConstantPad2d"),
+        (lambda n, x: nn.functional.pad(n.a(x), (1, 1, 1, 1), mode="reflect"), r"'pad' cannot be lowered: pad with"),
+        (lambda n, x: n.a(x).chunk(2, 1)[::-1][0], r"'getitem_1' cannot be lowered: getitem with 0"),
+    ],
+)
+def test_what_cannot_be_moved_is_refused_with_its_reason(
+    body: Callable[[_Net, torch.Tensor], torch.Tensor], message: str
+) -> None:
+    net = _Net(body, a=_conv(), b=_conv())
+    net.head = nn.LazyLinear(2)
+    net(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(Unsupported, match=message):
+        _graph_of(net)
+
+
 def test_a_net_that_does_not_end_in_logits_is_refused() -> None:
     with pytest.raises(Unsupported, match=r"it returns \(1, 2, 6, 6\), not a number for each class"):
         _lower(nn.Conv2d(3, 2, 3))
@@ -256,5 +297,16 @@ def test_check_finds_broken_graphs() -> None:
         check(replace(graph, tensors=(*graph.tensors, Tensor("input", (1,), Role.INPUT))))
     with pytest.raises(AssertionError, match="unknown node"):
         check(replace(graph, calls=(*graph.calls, Call("k", "nobody", Phase.FORWARD, (), ()))))
+
+
+def test_a_graph_with_an_update_before_the_gradient_is_clipped_is_refused() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    graph = training_graph(net, input_shape=(3, 2, 2), rule=UpdateRule(0.1, clip=1.0))
+    calls = list(graph.calls)
+    clip = next(i for i, call in enumerate(calls) if call.kernel == "tcl_clip_fp32")
+    assert calls[-1].phase is Phase.UPDATE
+    calls.insert(clip, calls.pop())
+    with pytest.raises(AssertionError, match="gradient_scale changes after a call has read it"):
+        check(replace(graph, calls=tuple(calls)))
     with pytest.raises(AssertionError, match="unknown tensor"):
         check(replace(graph, tensors=graph.tensors[1:]))

@@ -111,7 +111,7 @@ def test_a_large_l1_is_used_as_far_as_buffers_can_be_numbered(target: Target, tm
     job = _job(_net(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()), 3, 20, 20)
     program = emit_project(job, target, tmp_path / "p")
     assert program.tiles is not None
-    numbers = [(STATE_BYTES + b) // ALIGNMENT for op in program.tiles.ops for o in op.operands for b in o.buffers]
+    numbers = [b // ALIGNMENT for op in program.tiles.ops for o in op.operands for b in o.buffers]
     assert 1 << 15 < max(numbers) < 1 << 16
     assert execute(job, program, target, tmp_path / "p").passed
 
@@ -206,7 +206,7 @@ static void copy(void *unused)
     int const group = port_dma_open();
     (void)unused;
     if (port_core_id() == 0)
-        port_dma_start(l1, l2, %s, PORT_DMA_LOAD);
+        port_dma_load(l1, l2, %s);
     port_dma_wait(group);
 }
 

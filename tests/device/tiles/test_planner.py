@@ -231,6 +231,18 @@ def test_the_checker_refuses(fault: str) -> None:
         check_tiles(graph, plan, change(tiles))
 
 
+def test_the_checker_refuses_an_update_before_the_gradient_is_clipped() -> None:
+    graph, plan = _step("dscnn", Variant("LP"), rule=UpdateRule(0.01, clip=1.0))
+    tiles = plan_tiles(graph, plan, l1_bytes=32 * KIB, traced=traced_tensors(graph))
+    kernels = [graph.calls[op.calls[0]].kernel for op in tiles.ops]
+    clip, update = kernels.index("tcl_clip_fp32"), kernels.index("tcl_sgd_fp32")
+    assert clip < update
+    ops = list(tiles.ops)
+    ops.insert(clip, ops.pop(update))
+    with pytest.raises(AssertionError, match="reads what another one wrote"):
+        check_tiles(graph, plan, replace(tiles, ops=tuple(ops)))
+
+
 # Why an operand may not be loaded early -> which operand is such, of operation `op` behind `before`.
 EARLY: dict[str, Callable[[Graph, Op | None, Op, Operand], bool]] = {
     "nothing comes before it": lambda graph, before, op, o: before is None and o.load,

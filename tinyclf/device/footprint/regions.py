@@ -13,7 +13,7 @@ from tinyclf.device.targets.elf import Elf
 from tinyclf.device.targets.target import Region, Target
 
 _PARAMETERS, _STATE, _ARENA, _SAMPLES = "tcl_parameters", "tcl_state", "arena", ("tcl_samples", "tcl_labels")  # symbols
-_KEPT_FEATURES, _TILES = "tcl_kept_features", "tcl_l1"
+_KEPT_FEATURES, _TILES = "tcl_kept_features", ("tcl_l1", "tcl_l1_walk")
 DEPTHWISE_BODIES = "tcl_tile_dw_"
 
 
@@ -108,8 +108,8 @@ def code_bound(target: Target, graph: Graph, plan: MemoryPlan, *, is_run: bool) 
 def linked_regions(target: Target, elf: Elf) -> tuple[RegionUse, ...]:
     """Return what the linker placed in each region of `target`; constants include tables and padding."""
     uses = []
-    size = elf.symbol_bytes.get(_TILES)
-    tiles = () if size is None else (("tiles", size),)
+    sizes = [elf.symbol_bytes[name] for name in _TILES if name in elf.symbol_bytes]
+    tiles = (("tiles", sum(sizes)),) if sizes else ()
     for i, region in enumerate(target.regions):
         own = tiles if region.name == (target.tile_region or target.regions[0].name) else ()
         sections = [s for s in elf.sections if _lies_in(s.address, region)]

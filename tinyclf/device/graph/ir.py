@@ -23,6 +23,7 @@ class Role(Enum):
     SCRATCH = "scratch"
     STATE = "optimizer state"  # kept from step to step, zero before the first
     ACCUMULATED = "accumulated gradient"  # kept from step to step of a batch
+    RULE = "state of the update rule"  # set before the first call of each step; a field of the rule, no tensor in C
 
 
 PERSISTENT = (Role.STATE, Role.ACCUMULATED)  # in a block of their own, not in the arena
@@ -58,6 +59,11 @@ class Tensor:
     def num_bytes(self) -> int:
         """Count bytes, without padding."""
         return self.num_elements * DTYPE_BYTES[self.dtype]
+
+    @property
+    def is_in_arena(self) -> bool:
+        """Tell whether it lies in the arena."""
+        return self.role not in (Role.PARAMETER, Role.RULE, *PERSISTENT)
 
     @property
     def trained_shape(self) -> tuple[int, ...]:
@@ -234,7 +240,7 @@ def check(graph: Graph) -> None:
     assert len(sample_calls) == len(graph.calls) or all(c.phase is not Phase.UPDATE for c in sample_calls), (
         "an update call stands before the end of the batch"
     )
-    written = {t.name for t in graph.tensors_of(Role.INPUT, Role.LABEL, Role.PARAMETER, *PERSISTENT)}
+    written = {t.name for t in graph.tensors_of(Role.INPUT, Role.LABEL, Role.PARAMETER, Role.RULE, *PERSISTENT)}
     for call in graph.calls:
         assert call.node in nodes, f"{call.kernel}: unknown node {call.node}"
         for name in (*call.reads, *call.writes):
@@ -243,3 +249,8 @@ def check(graph: Graph) -> None:
             assert name in written, f"{call.kernel} of {call.node} reads {name} before it is written"
         written.update(call.writes)
     assert written >= set(graph.outputs), "an output is never written"
+    for tensor in graph.tensors_of(Role.RULE):
+        writers = [i for i, call in enumerate(graph.calls) if tensor.name in call.writes]
+        readers = [i for i, call in enumerate(graph.calls) if tensor.name in call.reads and i not in writers]
+        is_settled = max(writers, default=-1) < min(readers, default=len(graph.calls))
+        assert is_settled, f"{tensor.name} changes after a call has read it"

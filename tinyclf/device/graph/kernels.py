@@ -109,11 +109,15 @@ _CONV3 = "3x3, stride 2, left padding 1, even width, at most 4 input channels"
 _NO_BIAS = "upstream has no bias for depthwise and pointwise convolutions"
 _NO_RULE = "upstream has plain gradient descent only"
 _NO_RELU6, _NO_PADDING = "upstream has no ReLU6", "upstream's pooling has no padding"
+_NO_GROUPS = "upstream has no convolution in groups and no dilation"
+_NO_MOVES = "upstream has no layers that join, slice, shuffle or pad"
 
 _POINTWISE = ("pulp_conv_pw_fp32.h", "PointWise_Conv_args")
 _DEPTHWISE = ("pulp_conv_dw_fp32.h", "DepthWise_Conv_args")
 _CONV = ("pulp_conv2d_fp32.h", "Conv2D_args")
 _LINEAR = ("pulp_linear_fp32.h", "Linear_args")
+_GROUPED = ("tcl_conv_group_fp32.h", "tcl_conv_group_args")
+_CHANNELS = "tcl_channels_fp32.h"
 _LOSS = ("pulp_losses_fp32.h", "loss_args")
 
 _PW_FW = Tile("tcl_tile_pw_fw", "pointwise", ("Y",), (("X.columns", "Y.columns"), *OF_W), ("X.rows", "W.columns"))
@@ -245,6 +249,17 @@ _ROWS = (
     Kernel("tcl_scale_fp32_bw_factor_grads_cl", "scale", WG, *_SCALE, ours=_NO_PRODUCT,
            tiles=(Tile("tcl_tile_scale_wg", "scale", ("DW",), (*both(("X", "DY")), ("DW.rows", "X.rows")),
                        ("X.columns",)),)),
+    Kernel("tcl_conv_group_fp32_fw_cl", "grouped", FW, *_GROUPED, ours=_NO_GROUPS),
+    Kernel("tcl_conv_group_fp32_bw_param_grads_cl", "grouped", WG, *_GROUPED, ours=_NO_GROUPS),
+    Kernel("tcl_conv_group_fp32_bw_input_grads_cl", "grouped", IG, *_GROUPED, ours=_NO_GROUPS),
+    Kernel("tcl_join_fp32_fw_cl", "join", FW, _CHANNELS, "tcl_join_args", ours=_NO_MOVES),
+    Kernel("tcl_join_fp32_bw_cl", "join", IG, _CHANNELS, "tcl_join_args", ours=_NO_MOVES),
+    Kernel("tcl_slice_fp32_fw_cl", "slice", FW, _CHANNELS, "tcl_slice_args", ours=_NO_MOVES),
+    Kernel("tcl_slice_fp32_bw_cl", "slice", IG, _CHANNELS, "tcl_slice_args", ours=_NO_MOVES),
+    Kernel("tcl_shuffle_fp32_fw_cl", "shuffle", FW, _CHANNELS, "tcl_shuffle_args", ours=_NO_MOVES),
+    Kernel("tcl_shuffle_fp32_bw_cl", "shuffle", IG, _CHANNELS, "tcl_shuffle_args", ours=_NO_MOVES),
+    Kernel("tcl_pad_fp32_fw_cl", "pad", FW, "tcl_pad_fp32.h", "tcl_pad_args", ours=_NO_MOVES),
+    Kernel("tcl_pad_fp32_bw_cl", "pad", IG, "tcl_pad_fp32.h", "tcl_pad_args", ours=_NO_MOVES),
     *map(_update, OPTIMIZERS.values()),
     Kernel("tcl_accumulate_fp32", "accumulate", UPDATE, "tcl_update_fp32.h", "tcl_accumulate_args",
            launch=Launch.EVERY_CORE, ours=_NO_RULE,

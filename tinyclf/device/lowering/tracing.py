@@ -37,12 +37,50 @@ class Product(nn.Module):
         return first * second
 
 
+class Concat(nn.Module):
+    """Tensors (N, C, ...) behind one another along their channels."""
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """Return them as one."""
+        return torch.cat(tensors, 1)
+
+
+class Slice(nn.Module):
+    """Some channels of a tensor (N, C, ...): part `index` of `num` parts as torch.chunk cuts them, or of `sizes`."""
+
+    def __init__(self, *, index: int, num: int | None = None, sizes: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.index, self.num, self.sizes = index, num, sizes
+
+    def bounds(self, channels: int) -> tuple[int, int]:
+        """Return the first channel and the one behind the last."""
+        each = -(-channels // self.num) if self.num else 0
+        sizes = self.sizes or [min(each, channels - first) for first in range(0, channels, each)]
+        first = sum(sizes[: self.index])
+        return first, first + sizes[self.index]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the part."""
+        parts = torch.chunk(x, self.num, 1) if self.num else torch.split(x, list(self.sizes), 1)
+        return parts[self.index]
+
+
 # Modules that pytorchcv writes with functions -> the one of torch that computes the same.
-_SAME = {
-    "pytorchcv.models.common.HSigmoid": nn.Hardsigmoid,
-    "pytorchcv.models.common.HSwish": nn.Hardswish,
-    "pytorchcv.models.common.Swish": nn.SiLU,
+_SAME: dict[str, Callable[[Any], nn.Module]] = {
+    "pytorchcv.models.common.HSigmoid": lambda module: nn.Hardsigmoid(),
+    "pytorchcv.models.common.HSwish": lambda module: nn.Hardswish(),
+    "pytorchcv.models.common.Swish": lambda module: nn.SiLU(),
+    "pytorchcv.models.common.ChannelShuffle": lambda module: nn.ChannelShuffle(module.groups),
 }
+
+
+def _padding(pad: tuple[int, ...], mode: str, value: float | None) -> nn.Module:
+    """Return the module that pads as torch.nn.functional.pad does, by (left, right) or those and (top, bottom)."""
+    if mode != "constant" or len(pad) not in (2, 4):
+        raise TypeError(f"no module pads by {pad} in mode {mode}")
+    left, right, top, bottom = (*pad, 0, 0)[:4]
+    return nn.ConstantPad2d((left, right, top, bottom), value or 0.0)
+
 
 # What a function or method of a tensor is as a module; keyword arguments go to the module.
 _MODULES: dict[Any, Callable[..., nn.Module]] = {
@@ -71,6 +109,7 @@ _MODULES: dict[Any, Callable[..., nn.Module]] = {
     nn.functional.avg_pool2d: nn.AvgPool2d,
     nn.functional.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
     nn.functional.max_pool2d: nn.MaxPool2d,
+    nn.functional.pad: lambda pad, mode="constant", value=None: _padding(pad, mode, value),
     torch.flatten: lambda start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim),
 }
 
@@ -88,18 +127,20 @@ def as_module_calls(model: nn.Module) -> fx.GraphModule:
     called: set[str] = set()
     for node in list(traced.graph.nodes):
         if node.op in ("call_function", "call_method"):
-            module = _as_module(node)
-            if module is not None:
-                operands = tuple(a for a in node.args if isinstance(a, fx.Node))
-                _call(traced, node, _unused(traced, node.name), module, operands)
+            found = _as_module(node)
+            if found is not None:
+                _call(traced, node, _unused(traced, node.name), *found)
         elif node.op == "call_module":
             module = traced.get_submodule(node.target)
             if same := _SAME.get(_class_name(module)):
-                module = same().train(traced.training)
+                module = same(module).train(traced.training)
                 traced.set_submodule(node.target, module)
             if node.target in called and next(module.parameters(), None) is None:
                 _call(traced, node, _unused(traced, node.target), copy.deepcopy(module), node.args)
             called.add(node.target)
+    for node in reversed(traced.graph.nodes):
+        if node.target in _CUTTING and not node.users:  # its parts are slices of its input
+            traced.graph.erase_node(node)
     traced.recompile()
     return traced
 
@@ -126,8 +167,12 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
-def _as_module(node: fx.Node) -> nn.Module | None:
-    """Return the module that does the same as a function's call, or None if there is none."""
+def _as_module(node: fx.Node) -> tuple[nn.Module, tuple[fx.Node, ...]] | None:
+    """Return the module that does the same as a function's call, and its operands, or None if there is none."""
+    if node.target in (torch.cat, torch.concat):
+        return _as_concat(node)
+    if node.target is operator.getitem:
+        return _as_slice(node)
     make = _MODULES.get(node.target)
     others = [a for a in node.args if not isinstance(a, fx.Node)]
     if make is None:
@@ -137,7 +182,37 @@ def _as_module(node: fx.Node) -> nn.Module | None:
     except TypeError:  # an argument that the module has none for
         return None
     num_operands = 2 if isinstance(module, Add | Product) else 1
-    return module if len(node.args) - len(others) == num_operands else None
+    operands = tuple(a for a in node.args if isinstance(a, fx.Node))
+    return (module, operands) if len(operands) == num_operands else None
+
+
+_CHANNELS = (1, -3)  # the dimension of channels of images
+
+
+def _as_concat(node: fx.Node) -> tuple[nn.Module, tuple[fx.Node, ...]] | None:
+    """Return a call of torch.cat along the channels as a module."""
+    tensors, dim = (*node.args, *node.kwargs.values(), 0)[:2]
+    if not isinstance(tensors, list | tuple) or dim not in _CHANNELS:
+        return None
+    operands = tuple(x for x in tensors if isinstance(x, fx.Node))
+    return (Concat(), operands) if len(operands) == len(tensors) else None
+
+
+_CUTTING = {torch.chunk: "num", torch.split: "sizes", "chunk": "num", "split": "sizes"}
+
+
+def _as_slice(node: fx.Node) -> tuple[nn.Module, tuple[fx.Node, ...]] | None:
+    """Return one part of a tensor that torch.chunk or torch.split cut along the channels as a module."""
+    whole, index = node.args
+    if not isinstance(whole, fx.Node) or whole.target not in _CUTTING or not isinstance(index, int):
+        return None
+    x, how, dim = (*whole.args, *whole.kwargs.values(), 0)[:3]
+    if dim not in _CHANNELS or not isinstance(x, fx.Node) or index < 0:
+        return None
+    if _CUTTING[whole.target] == "num" and isinstance(how, int):
+        return Slice(index=index, num=how), (x,)
+    sizes = [size for size in how if isinstance(size, int)] if isinstance(how, list | tuple) else []
+    return (Slice(index=index, sizes=tuple(sizes)), (x,)) if sizes else None
 
 
 def _unused(traced: fx.GraphModule, name: str) -> str:

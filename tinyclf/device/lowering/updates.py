@@ -36,6 +36,8 @@ class Updates:
         self.tensors: dict[str, Tensor] = {}  # states, accumulated gradients and sums of squares, by name
         self.nodes: dict[str, Node] = {}
         self._waiting: list[Tensor] = []  # parameters whose update comes last
+        self._scale = (Tensor("gradient_scale", (), Role.RULE),) if rule.clip else ()  # that clipping changes
+        self.tensors |= {t.name: t for t in self._scale}
 
     def after(self, layer: Lowered) -> list[Call]:
         """Return the calls that follow the backward pass of `layer`, whose input gradient needs the old weights."""
@@ -106,7 +108,8 @@ class Updates:
             calls.append(self._call(node, (gradient,), (sums.name,)))
         all_sums = (("sums", DataOf(sums.name)), ("num_sums", sums.num_elements), ("rule", RuleOf()))
         node = self._node("update.clip", "clip", *all_sums)
-        return [*calls, self._call(node, (sums.name,), ())]
+        scale = tuple(t.name for t in self._scale)
+        return [*calls, self._call(node, (sums.name, *scale), scale)]
 
     def _update(self, parameter: Tensor, gradient: str) -> Call:
         """Update one parameter by `gradient`, which may be a batch's sum."""
@@ -119,4 +122,5 @@ class Updates:
             *((field, DataOf(name)) for field, name in zip(_STATES, states, strict=False)),
             ("rule", RuleOf()),
         )
-        return self._call(node, (parameter.name, gradient, *states), (parameter.name, *states))
+        reads = (parameter.name, gradient, *states, *(t.name for t in self._scale))
+        return self._call(node, reads, (parameter.name, *states))

@@ -68,7 +68,8 @@ def _padding(conv: nn.Conv2d) -> tuple[int, int, int, int]:
     if conv.padding == "valid":
         return 0, 0, 0, 0
     if isinstance(conv.padding, str):  # "same": the stride is 1
-        (top, height), (left, width) = (((kernel - 1) // 2, kernel - 1) for kernel in conv.kernel_size)
+        extents = [d * (kernel - 1) for d, kernel in zip(conv.dilation, conv.kernel_size, strict=True)]
+        (top, height), (left, width) = ((extent // 2, extent) for extent in extents)
         return top, height - top, left, width - left
     above, beside = pair(conv.padding)
     return above, above, beside, beside
@@ -103,6 +104,7 @@ class _Weighted(Layer):
         ]
         if isinstance(module, nn.Conv2d) and cls.has_window:
             attributes.append(("window", _window(module)))
+        attributes += cls._more(module)
         own = [weight]
         if bias and cls.has_bias:
             attributes.append(("bias", BlobOf(bias[0].name)))
@@ -120,6 +122,11 @@ class _Weighted(Layer):
         )
         lowered = cls._with_parameter_grads(lowered)
         return lowered if len(own) == 1 + len(bias) else _with_bias(lowered, bias[0])
+
+    @classmethod
+    def _more(cls, module: nn.Module) -> list[tuple[str, Attribute]]:
+        """Return what else describes the layer."""
+        return []
 
     @classmethod
     def _with_parameter_grads(cls, lowered: Lowered) -> Lowered:
@@ -251,6 +258,41 @@ class Conv2d(_Weighted):
         yield Case("conv 2->3 5x6 bias only", _trained(nn.Conv2d(2, 3, 3), "bias"), (2, 5, 6))
         yield Case("conv 3->5 6x5 s2 p1 first 3", _in_part(nn.Conv2d(3, 5, 3, 2, 1), 3), (3, 6, 5))
         yield Case("conv 2->4 5x5 bias only first 3", _in_part(_trained(nn.Conv2d(2, 4, 3), "bias"), 3), (2, 5, 5))
+
+
+class Grouped(_Weighted):
+    """Convolution in groups of channels, with any number of outputs a group, or with dilation; a second bias node."""
+
+    torch_type = nn.Conv2d
+    kind = "grouped"
+    has_window = True
+
+    @classmethod
+    def accepts(cls, module: nn.Module) -> bool:
+        """Tell whether `module` is a convolution that none of the others is for."""
+        is_conv = isinstance(module, nn.Conv2d) and module.padding_mode == "zeros"
+        return is_conv and not any(other.accepts(module) for other in (Pointwise, Depthwise, Conv2d))
+
+    @classmethod
+    def _more(cls, module: nn.Module) -> list[tuple[str, Attribute]]:
+        assert isinstance(module, nn.Conv2d)
+        return [
+            ("group_inputs", module.in_channels // module.groups),
+            ("group_outputs", module.out_channels // module.groups),
+        ]
+
+    @staticmethod
+    def cases() -> Iterator[Case]:
+        """Yield cases: groups, a channel multiplier, dilation, windows that are not square."""
+        yield Case("group 6->4 in 2 7x9 s2 p1", nn.Conv2d(6, 4, 3, 2, 1, groups=2), (6, 7, 9))
+        yield Case("group 9->6 in 3 1x1", nn.Conv2d(9, 6, 1, groups=3, bias=False), (9, 4, 3))
+        yield Case("group 3->6 multiplier 2 5x6 p1", nn.Conv2d(3, 6, 3, padding=1, groups=3), (3, 5, 6))
+        yield Case("group 4->8 in 2 6x5 3x1 s2x1 p1x0", nn.Conv2d(4, 8, (3, 1), (2, 1), (1, 0), groups=2), (4, 6, 5))
+        yield Case("dilated 2->3 9x8 d2 p2", nn.Conv2d(2, 3, 3, padding=2, dilation=2), (2, 9, 8))
+        yield Case("dilated dw 4 11x7 1x3 s2 d1x3 p0x3", nn.Conv2d(4, 4, (1, 3), 2, (0, 3), (1, 3), 4), (4, 11, 7))
+        yield Case("dilated 2->2 7x6 4x2 same d2", nn.Conv2d(2, 2, (4, 2), padding="same", dilation=2), (2, 7, 6))
+        yield Case("group 4->6 in 2 first 4", _in_part(nn.Conv2d(4, 6, 3, padding=1, groups=2), 4), (4, 5, 4))
+        yield Case("group 4->6 in 2 bias only", _trained(nn.Conv2d(4, 6, 3, groups=2), "bias"), (4, 5, 4))
 
 
 class Linear(_Weighted):

@@ -30,7 +30,7 @@ def check_plan(graph: Graph, plan: MemoryPlan) -> None:
     def read(name: str, reader: str) -> None:
         assert name in owner, f"{reader} reads {name}, whose bytes were overwritten"
 
-    in_arena = {t.name for t in graph.tensors if t.role not in (Role.PARAMETER, *PERSISTENT)}
+    in_arena = {t.name for t in graph.tensors if t.is_in_arena}
     for tensor in graph.tensors_of(Role.INPUT, Role.LABEL):
         write(tensor.name)
         # Samples are loaded before the first call: all of them must hold together.

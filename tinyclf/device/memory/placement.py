@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
 
-from tinyclf.device.graph.ir import PERSISTENT, Graph, Role, Tensor
+from tinyclf.device.graph.ir import Graph, Role, Tensor
 
 ALIGNMENT = 16  # bytes; every tensor starts at a multiple of it
 
@@ -55,7 +55,7 @@ def lifetimes(graph: Graph) -> list[Lifetime]:
         for name in (*call.reads, *call.writes):
             stop[name] = step + 1
     stop.update({name: len(graph.calls) for name in graph.outputs})
-    arena = [t for t in graph.tensors if t.role not in (Role.PARAMETER, *PERSISTENT) and t.name in first]
+    arena = [t for t in graph.tensors if t.is_in_arena and t.name in first]
     return [Lifetime(t, first[t.name], stop.get(t.name, 1)) for t in arena]
 
 

@@ -179,7 +179,7 @@ def check_recomputed(plain: Graph, recomputed: Graph) -> None:
 def _new_values(graph: Graph, symbols: dict[object, int]) -> list[int]:
     """Return the symbols of the values that calls compute for the first time, and of the outputs."""
     value: dict[str, int] = {}
-    for tensor in graph.tensors_of(Role.INPUT, Role.LABEL, Role.PARAMETER, *PERSISTENT):
+    for tensor in graph.tensors_of(Role.INPUT, Role.LABEL, Role.PARAMETER, Role.RULE, *PERSISTENT):
         value[tensor.name] = symbols.setdefault(tensor.name, len(symbols))
     order: dict[int, None] = {}
     for call in graph.calls:

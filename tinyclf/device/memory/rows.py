@@ -135,7 +135,7 @@ def _update(call: Call, nodes: dict[str, Node], blocks: Mapping[str, Tensor], st
     others = dict(node.attributes)
     blobs = [value for name in _PARAMETERS if isinstance(value := others.pop(name, None), BlobOf)]
     names = [blob.gradient or gradient_name(blob.tensor) for blob in blobs]
-    states = [name for name in call.reads if name not in names and name not in {blob.tensor for blob in blobs}]
+    others_read = [name for name in call.reads if name not in names and name not in {blob.tensor for blob in blobs}]
     if start is None:
         chosen = [(blob, name) for blob, name in zip(blobs, names, strict=True) if name not in blocks]
         part = "rest"
@@ -153,5 +153,5 @@ def _update(call: Call, nodes: dict[str, Node], blocks: Mapping[str, Tensor], st
     name = f"{node.name}.{part}"
     nodes[name] = Node(name, node.kind, (*given, *others.items()))
     parameters, gradients = [blob.tensor for blob, _ in chosen], [name for _, name in chosen]
-    written = [name for name in call.writes if name in states]
-    return replace(call, node=name, reads=(*parameters, *gradients, *states), writes=(*parameters, *written))
+    written = [name for name in call.writes if name in others_read]
+    return replace(call, node=name, reads=(*parameters, *gradients, *others_read), writes=(*parameters, *written))

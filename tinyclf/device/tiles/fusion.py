@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tinyclf.device.graph.ir import BlobOf, Call, Graph, Phase, gradient_name
+from tinyclf.device.graph.ir import BlobOf, Call, Graph, Phase, Role, gradient_name
 from tinyclf.device.graph.kernels import ACT_NONE, FW, IG, KERNELS, WG, Kernel
 from tinyclf.device.graph.tile_bodies import Tile
 from tinyclf.device.memory.plan import MemoryPlan
@@ -227,7 +227,8 @@ class Fusion:
 
     def _update(self, i: int, call: Call, tile: Tile) -> Work:
         """Return an update of one parameter."""
-        w, gradient, *states = call.reads
+        w, gradient, *others = call.reads
+        states = [name for name in others if self._graph.by_name[name].role is Role.STATE]
         loads = [("W", w), ("DW", gradient), *((f"STATE{n}", s) for n, s in enumerate(states, start=1))]
         stores = [("W_NEW", w), *((f"STATE{n}_NEW", s) for n, s in enumerate(states, start=1))]
         return elementwise(tile.symbol, (i,), self._size(gradient), needs_rule=True, loads=loads,

@@ -40,6 +40,8 @@ typedef char strip_is_read_right[AT(a, 0) && AT(b, 4) && AT(a_m, 8) && AT(a_next
                                      : -1];
 #undef AT
 
+typedef char reach_is_memory[PORT_L1_BEHIND >= TCL_GEMM_REACH * (int)sizeof(float) ? 1 : -1];
+
 #endif
 
 /* What is stored of a sum. */
@@ -167,14 +169,14 @@ static inline float combined(float sum, float const *base, float scale, float de
             "addi " A2 ", " A2 ", -1\n"                                                                      \
             "beqz " A2 ", 4b\n"                                                                              \
             MV(B1, A0)                                                                                       \
-            "lui " A0 ", 0x40c00\n" /* 6.0f */                                                               \
+            "lui " A0 ", %[six]\n"                                                                           \
             CLIP_ROW(0) CLIP_ROW(1) CLIP_ROW(2) CLIP_ROW(3)                                                  \
             MV(A0, B1)                                                                                       \
             "j 4b\n"                                                                                         \
             "6:\n"                                                                                           \
             ".option pop\n"                                                                                  \
             :                                                                                                \
-            : "r"(strip)                                                                                     \
+            : "r"(strip), [six] "i"(TCL_SIX_BITS >> 12)                                                      \
             : ALL_BUT_A0);                                                                                   \
     } while (0)
 
@@ -224,7 +226,7 @@ static inline void sum_4x1(struct strip const *s, float c[4])
 
 static float at(float const *from, int num_bytes)
 {
-    return *(float const *)((char const *)from + num_bytes);
+    return from[num_bytes / (int)sizeof(float)];
 }
 
 /* c[i] = first[i] + sum of a[i] * b, b_k bytes apart. */
@@ -242,21 +244,16 @@ static void sum_4x1(struct strip const *s, float c[4])
     sum_column(s, s->b, s->b_next, c);
 }
 
-/* As the assembly: also leaves the strip behind its last block. b_n: bytes between b's 4 elements. */
+/* b_n: bytes between b's 4 elements. */
 static void run_strip(struct strip *s, int b_n)
 {
-    for (; s->num_blocks > 0; s->num_blocks--) {
-        for (int j = 0; j < 4; j++) {
-            float c[4];
-            sum_column(s, s->b + j * b_n / 4, 3 * b_n + s->b_next, c);
-            for (int i = 0; i < 4; i++) {
-                int const to = i * s->c_m / 4 + j;
-                s->c[to] = combined(c[i], s->base ? s->base + to : NULL, s->scale, s->decay, s->act);
-            }
+    for (int n = 0; n < 4 * s->num_blocks; n++) {
+        float c[4];
+        sum_column(s, s->b + n * b_n / 4, 3 * b_n + s->b_next, c);
+        for (int i = 0; i < 4; i++) {
+            int const to = i * s->c_m / 4 + n;
+            s->c[to] = combined(c[i], s->base ? s->base + to : NULL, s->scale, s->decay, s->act);
         }
-        s->b += s->b_step / 4;
-        s->c += 4;
-        s->base += s->base ? 4 : 0;
     }
 }
 
@@ -274,7 +271,7 @@ static void strip_alike(struct strip *s)
 
 static void store(struct tcl_gemm const *g, float sum, float *c)
 {
-    *c = combined(sum, g->base ? g->base + (c - g->c) : NULL, g->scale, g->decay, g->act);
+    *c = combined(sum, g->base ? g->base + (c - g->c) : NULL, g->scale, g->decay, (int)g->act);
 }
 
 /* Stores 4 sums at c, `step` elements apart. */
@@ -325,7 +322,7 @@ static void four_rows(struct tcl_gemm const *g, int m, int n, int stop)
         .num_blocks = (stop - n) / 4,
         .b_step = 16 * g->b_n,
         .base = g->base ? g->base + m * g->c_m + n : NULL,
-        .act = g->act,
+        .act = (int)g->act,
         .scale = g->scale,
         .decay = g->decay,
     };
@@ -343,10 +340,9 @@ static void four_rows(struct tcl_gemm const *g, int m, int n, int stop)
     s.b_next = 4 * g->b_k;
     for (; n < stop; n++) {
         float c[4];
+        s.b = g->b + n * g->b_n;
         sum_4x1(&s, c);
-        store_4(g, c, s.c, g->c_m);
-        s.c++;
-        s.b += g->b_n;
+        store_4(g, c, g->c + m * g->c_m + n, g->c_m);
     }
 }
 

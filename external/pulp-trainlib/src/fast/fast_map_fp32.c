@@ -95,7 +95,7 @@ static void mask_elements(float const *y, float *dy, int num_channels, int num_p
 void tcl_fast_bias_act_bw_fp32(float const *y, float *dy, float *db, int num_channels, int num_pixels,
                                int y_stride, int dy_stride, int accumulate, enum tcl_act act)
 {
-    uint32_t const limit = act == TCL_ACT_RELU6 ? 0x40c00000 : 0x7f800001; /* 6.0f, behind infinity */
+    uint32_t const limit = act == TCL_ACT_RELU6 ? TCL_SIX_BITS : 0x7f800001; /* behind infinity */
     int start, stop;
     TCL_CHECK(num_channels > 0 && num_pixels > 0 && dy && dy_stride >= num_pixels);
     TCL_CHECK(act == TCL_ACT_NONE || (y && y_stride >= num_pixels));

@@ -23,7 +23,8 @@ struct range {
 
 static inline struct range range_of(enum tcl_act act)
 {
-    return (struct range){act == TCL_ACT_NONE ? INT32_MIN : 0, act == TCL_ACT_RELU6 ? 0x40c00000 : INT32_MAX};
+    return (struct range){act == TCL_ACT_NONE ? INT32_MIN : 0,
+                          act == TCL_ACT_RELU6 ? TCL_SIX_BITS : INT32_MAX};
 }
 
 static inline struct tcl_window window_3x3(struct tcl_dw_tile const *t)
@@ -308,12 +309,12 @@ static inline void make_groups(struct group groups[MOST_GROUPS], struct inner in
         g->num = at >= stop ? 0 : is_inner ? tcl_min(stop, inner.stop) - at : 1;
         if (g->num == 0)
             return;
-        float const *const row = plane + from * width;
+        int const offset = from * width; /* of row[0], which may lie outside */
         g->first_step = from >= 0 ? (int)sizeof(float) : 0;
         g->last_step = from + reach < num_rows ? (int)sizeof(float) : 0;
-        g->row[0] = g->first_step ? row : zero;
-        g->row[1] = row + width;
-        g->row[2] = g->last_step ? row + reach * width : zero;
+        g->row[0] = g->first_step ? plane + offset : zero;
+        g->row[1] = plane + (offset + width);
+        g->row[2] = g->last_step ? plane + (offset + reach * width) : zero;
         at += g->num;
         from += g->num * stride;
     }

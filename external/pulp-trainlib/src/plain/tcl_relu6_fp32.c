@@ -1,6 +1,7 @@
 /* ReLU6: plain reference kernels. Cores share the elements. */
 
 #include "pulp_train_utils_fp32.h"
+#include "tcl_act_fp32.h"
 #include "tcl_relu6_fp32.h"
 #include "tcl_split.h"
 
@@ -12,7 +13,7 @@ static void forward(void *args)
     tcl_split(a->input->dim, &start, &stop);
     for (int i = start; i < stop; i++) {
         float const x = a->input->data[i];
-        a->output->data[i] = x > 0.0f ? (x < 6.0f ? x : 6.0f) : 0.0f;
+        a->output->data[i] = x > 0.0f ? (x < TCL_SIX ? x : TCL_SIX) : 0.0f;
     }
 }
 
@@ -24,7 +25,7 @@ static void backward(void *args)
     tcl_split(a->input->dim, &start, &stop);
     for (int i = start; i < stop; i++) {
         float const x = a->input->data[i];
-        a->input->diff[i] = x > 0.0f && x < 6.0f ? a->output->diff[i] : 0.0f;
+        a->input->diff[i] = x > 0.0f && x < TCL_SIX ? a->output->diff[i] : 0.0f;
     }
 }
 

@@ -8,8 +8,8 @@
 #include "tcl_split.h"
 #include "tcl_tile.h"
 
-/* Lies in L1, before the buffers. What describes an operation is copied here: a core waits 15 cycles for a
-   word of L2. There are two of all: of this operation and the next, of this tile and the next, in turn. */
+/* What describes an operation is copied here, to L1: a core waits 15 cycles for a word of L2. There are two
+   of all: of this operation and the next, of this tile and the next, in turn. */
 struct walk {
     struct tcl_op op[2];
     struct tcl_operand operands[2][TCL_TILE_OPERANDS];
@@ -20,14 +20,16 @@ struct walk {
     int is_early;                               /* the early operands' first tiles are there */
 };
 
-typedef char walk_fits[sizeof(struct walk) <= TCL_TILE_STATE_BYTES ? 1 : -1];
+/* Of one size on every target: the planner sets it aside. An object of its own, as what lies in the buffers
+   are floats. */
+static union {
+    struct walk walk;
+    char room[TCL_TILE_STATE_BYTES];
+} tcl_l1_walk __attribute__((aligned(16), section(PORT_L1_SECTION)));
+
+typedef char walk_fits[sizeof tcl_l1_walk == TCL_TILE_STATE_BYTES ? 1 : -1];
 
 static struct tcl_op const *ahead; /* which operation is described in op[!which], its early operands there */
-
-static struct walk *walk(void)
-{
-    return (struct walk *)(void *)tcl_l1;
-}
 
 /* The part of a dimension; nothing of it starts within it too. */
 static inline void take(struct tcl_span const *s, int const *index, int *start, int *num)
@@ -45,13 +47,28 @@ static inline void take(struct tcl_span const *s, int const *index, int *start, 
     *num = stop > first ? stop - first : 0;
 }
 
-static inline void copy(struct tcl_operand const *o, struct tcl_part const *p,
-                        enum port_dma_direction direction)
+/* A part that is empty lies nowhere. */
+static inline int is_empty(struct tcl_part const *p)
 {
-    int const row_bytes = p->num_columns * o->unit * 4;
-    float *const l2 = o->data + p->row * o->stride + p->column * o->unit;
-    if (row_bytes > 0 && p->num_rows > 0)
-        port_dma_start(p->data, l2, row_bytes, p->num_rows, o->stride * 4, direction);
+    return p->num_columns == 0 || p->num_rows == 0;
+}
+
+/* Where a part lies in L2. */
+static inline float *place(struct tcl_operand const *o, struct tcl_part const *p)
+{
+    return o->data + p->row * o->stride + p->column * o->unit;
+}
+
+static inline void load(struct tcl_operand const *o, struct tcl_part const *p)
+{
+    if (!is_empty(p))
+        port_dma_load(p->data, place(o, p), p->num_columns * o->unit * 4, p->num_rows, o->stride * 4);
+}
+
+static inline void store(struct tcl_operand const *o, struct tcl_part const *p)
+{
+    if (!is_empty(p))
+        port_dma_store(place(o, p), p->data, p->num_columns * o->unit * 4, p->num_rows, o->stride * 4);
 }
 
 /* Starts to fetch the description of an operation. */
@@ -59,8 +76,8 @@ static void fetch(struct walk *w, int which, struct tcl_op const *op, struct tcl
                   int num_operands)
 {
     int const num_bytes = num_operands * (int)sizeof *operands;
-    port_dma_start(&w->op[which], (void *)op, sizeof *op, 1, sizeof *op, PORT_DMA_LOAD);
-    port_dma_start(w->operands[which], (void *)operands, num_bytes, 1, num_bytes, PORT_DMA_LOAD);
+    port_dma_load(&w->op[which], op, sizeof *op, 1, sizeof *op);
+    port_dma_load(w->operands[which], operands, num_bytes, 1, num_bytes);
 }
 
 /* Says what tile n of operand i is and starts to load it, if the tile before was another and it is not there
@@ -79,16 +96,16 @@ static void prepare(struct walk *w, int i, int const *index, int n)
     w->buffer[n & 1][i] = (unsigned char)buffer;
     p->data = tcl_l1 + o->buffers[buffer] * TCL_TILE_ALIGNMENT;
     if (p->changed && (o->flags & TCL_LOAD) && !is_there)
-        copy(o, p, PORT_DMA_LOAD);
+        load(o, p);
 }
 
 /* Starts to store what tile n - 1 completed of operand i, if tile n is another or there is none. */
-static void store(struct walk *w, int i, int const *next, int n)
+static void finish(struct walk *w, int i, int const *next, int n)
 {
     struct tcl_operand const *const o = &w->operands[w->which][i];
     struct tcl_part const *const done = &w->tiles[~n & 1].parts[o->slot];
     if ((o->flags & TCL_STORE) && (!next || w->tiles[n & 1].parts[o->slot].changed))
-        copy(o, done, PORT_DMA_STORE);
+        store(o, done);
 }
 
 /* Starts to load the first tile of operand i of the next operation, if it is loaded early. */
@@ -101,7 +118,7 @@ static void prepare_early(struct walk *w, int i)
         return;
     take(&o->rows, zero, &p.row, &p.num_rows);
     take(&o->columns, zero, &p.column, &p.num_columns);
-    copy(o, &p, PORT_DMA_LOAD);
+    load(o, &p);
 }
 
 static void advance(int *index, uint16_t const *counts)
@@ -139,9 +156,9 @@ static void clear(struct walk *w)
 
 /* Waits until the copies of all cores are done. Of a profile, counts the cycles from when the last core has
    computed: core 0 alone reads the clock. */
+#if defined TCL_PROFILE && TCL_PROFILE > 1
 static void wait_for_copies(int group)
 {
-#if TCL_PROFILE > 1
     int const counts = port_core_id() == 0;
     port_barrier();
     uint64_t const start = counts ? port_cycles() : 0;
@@ -149,20 +166,33 @@ static void wait_for_copies(int group)
     port_barrier();
     if (counts)
         tcl_waited += port_cycles() - start;
-#else
-    port_dma_wait(group);
-    port_barrier();
-#endif
 }
 
-static void run_tiles(void *unused)
+static void wait_for_last_copies(int group)
 {
-    struct walk *const w = walk();
+    wait_for_copies(group);
+}
+#else
+static void wait_for_copies(int group)
+{
+    port_dma_wait(group);
+    port_barrier();
+}
+
+/* The barrier is the fork's. */
+static void wait_for_last_copies(int group)
+{
+    port_dma_wait(group);
+}
+#endif
+
+static void run_tiles(void *walk)
+{
+    struct walk *const w = walk;
     struct tcl_op const *const op = &w->op[w->which];
     int const core = port_core_id(), num_operands = op->num_operands;
     int const num_tiles = op->counts[0] * op->counts[1] * op->counts[2];
     int index[TCL_TILE_LOOPS] = {0};
-    (void)unused;
     clear(w);
     port_barrier();
     int group = port_dma_open();
@@ -179,7 +209,7 @@ static void run_tiles(void *unused)
         group = port_dma_open();
         if (n > 0)
             for (int i = core; i < num_operands; i += NUM_CORES)
-                store(w, i, index, n);
+                finish(w, i, index, n);
         advance(index, op->counts);
         if (!is_last) {
             for (int i = core; i < num_operands; i += NUM_CORES)
@@ -194,34 +224,28 @@ static void run_tiles(void *unused)
     }
     port_barrier();
     for (int i = core; i < num_operands; i += NUM_CORES)
-        store(w, i, NULL, num_tiles);
-#if TCL_PROFILE > 1
-    wait_for_copies(group);
-#else
-    port_dma_wait(group); /* the barrier is the fork's */
-#endif
+        finish(w, i, NULL, num_tiles);
+    wait_for_last_copies(group);
 }
 
 void tcl_tile_copy(void *to, void const *from, size_t num_bytes)
 {
-    size_t const room = (size_t)(tcl_l1_bytes - TCL_TILE_STATE_BYTES) / 4 * 4;
-    size_t const most = room < 65536 ? room : 65536;
-    char *const l1 = (char *)tcl_l1 + TCL_TILE_STATE_BYTES;
+    size_t const room = (size_t)tcl_l1_bytes / 4 * 4, most = room < 65536 ? room : 65536;
     PORT_CHECK(num_bytes % 4 == 0 && ahead == NULL);
     for (size_t at = 0, num; at < num_bytes; at += num) {
         num = num_bytes - at < most ? num_bytes - at : most;
         int group = port_dma_open();
-        port_dma_start(l1, (char *)from + at, (int)num, 1, (int)num, PORT_DMA_LOAD);
+        port_dma_load(tcl_l1, (char const *)from + at, (int)num, 1, (int)num);
         port_dma_wait(group);
         group = port_dma_open();
-        port_dma_start(l1, (char *)to + at, (int)num, 1, (int)num, PORT_DMA_STORE);
+        port_dma_store((char *)to + at, tcl_l1, (int)num, 1, (int)num);
         port_dma_wait(group);
     }
 }
 
 void tcl_tile_op(void *tcl_op)
 {
-    struct walk *const w = walk();
+    struct walk *const w = &tcl_l1_walk.walk;
     struct tcl_op const *const op = tcl_op;
     w->is_early = ahead == op;
     w->which = w->is_early ? !w->which : 0;
@@ -234,5 +258,5 @@ void tcl_tile_op(void *tcl_op)
     PORT_CHECK(w->op[w->which].body && w->op[w->which].num_next <= TCL_TILE_OPERANDS);
     w->at = op;
     ahead = w->op[w->which].num_next ? op + 1 : NULL;
-    port_fork(run_tiles, NULL);
+    port_fork(run_tiles, w);
 }

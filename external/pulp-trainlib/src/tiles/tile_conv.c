@@ -39,9 +39,9 @@ static void lay_out_inputs(struct tcl_tile const *t, struct tcl_part const *y, f
     for (int i = start; i < stop; i++) {
         int const c = k / kernel, ky = k % kernel / l->kernel_width, kx = k % kernel % l->kernel_width;
         int const iy = oy * l->stride_h - pad_top + ky;
-        float const *const row = x->data + (c * x->num_columns + iy) * l->in_width;
-        gather(columns + i * Wo, Wo, row, kx - l->pad_left, l->stride_w,
-               iy >= 0 && iy < x->num_columns ? l->in_width : 0);
+        int const meets = iy >= 0 && iy < x->num_columns;
+        float const *const row = x->data + (c * x->num_columns + (meets ? iy : 0)) * l->in_width;
+        gather(columns + i * Wo, Wo, row, kx - l->pad_left, l->stride_w, meets ? l->in_width : 0);
         if (++oy == Ho) {
             oy = 0;
             k++;
@@ -128,7 +128,7 @@ static void lay_out_gradients(struct tcl_tile const *t, float *columns)
         int const c = k / kernel, ky = k % kernel / l->kernel_width, kx = k % kernel % l->kernel_width;
         int const sy = iy + pad_top - ky, oy = tcl_floor_div(sy, l->stride_h);
         int const meets = sy == oy * l->stride_h && oy >= 0 && oy < dy->num_columns;
-        float const *const row = dy->data + (c * dy->num_columns + oy) * l->out_width;
+        float const *const row = dy->data + (c * dy->num_columns + (meets ? oy : 0)) * l->out_width;
         float *const to = columns + i * W;
         int const size = meets ? l->out_width : 0;
         if (sw == 1) {
