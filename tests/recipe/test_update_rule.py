@@ -90,7 +90,7 @@ def _main(rules: list[UpdateRule]) -> str:
             "            tcl_rule_at(r, counts[j]);",
             "            float const values[] = {r->rate, (float)r->sample, r->gradient_scale, r->correction1,",
             "                                    r->correction2};",
-            f"            tcl_record(0, i * {len(COUNTS)} + j, values, 5);",
+            f"            tcl_record(0, (uint64_t)(i * {len(COUNTS)} + j), values, 5);",
             "        }",
             f"    tcl_record(TCL_RECORD_END, {len(rules) * len(COUNTS)}, NULL, 0);",
             "}",
@@ -119,7 +119,7 @@ def test_rates_in_c_are_pythons(target: Target, tmp_path: Path) -> None:
             expected = [rule.rate(update) / rule.learning_rate, sample, 1 / rule.batch]
             rate, *others = next(steps)["rule"]
             np.testing.assert_allclose([rate / rule.learning_rate, *others[:2]], expected, rtol=1e-6, atol=1e-7)
-            if rule.optimizer == "adam":
+            if rule.optimizer in ("adam", "adamw"):
                 corrections = [1 - rule.beta1 ** (update + 1), (1 - rule.beta2 ** (update + 1)) ** 0.5]
                 np.testing.assert_allclose(others[2:], corrections, rtol=1e-6)
     assert next(steps, None) is None
