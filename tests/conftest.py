@@ -76,6 +76,17 @@ def digits_run(digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return train(config, out=tmp_path_factory.mktemp("runs") / "digits")
 
 
+@pytest.fixture(scope="session")
+def trained(digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return a run directory of two epochs, and what the command printed."""
+    from tests.kit.commands import run
+
+    out = tmp_path_factory.mktemp("runs") / "clean"
+    result = run("train", "--data", digits_dir, "--out", out, "--epochs", 2, "--threads", 1, "--batch-size", 64)
+    assert result.exit_code == 0, result.output
+    return out, result.stdout
+
+
 def _digits(tmp_path_factory: pytest.TempPathFactory, *, shifted: bool) -> Path:
     from tinyclf.workstation.data import build_dataset
 

@@ -150,3 +150,17 @@ def test_files_stay_small_and_open_with_a_sentence() -> None:
         text = file.read_text()
         assert len(text.splitlines()) <= 400, f"{file} has grown too long"
         assert ast.get_docstring(ast.parse(text)), f"{file} does not say what it is for"
+
+
+def test_no_test_imports_from_another_test_file() -> None:
+    """What tests share lies in tests/kit, or is a fixture of a conftest.py."""
+    for file in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert not node.level, f"{file} imports relatively"
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            others = [name for name in names if name.split(".")[0] == "tests" and name.split(".")[1] != "kit"]
+            assert others == [], f"{file.relative_to(ROOT)}: move it to tests/kit"

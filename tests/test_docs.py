@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from tests.cli.test_cli import parse
+from tests.kit.commands import parse
 from tests.kit.paths import ROOT
 from tinyclf import __version__, cli
 from tinyclf.device.targets.target import find_targets

@@ -13,11 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.cli.test_cli import run
+from tests.kit.archives import cifar10_files, write_tar
+from tests.kit.commands import run
 from tests.kit.paths import SHARED
-from tests.workstation.data.test_sources_cifar import cifar10_files, write_tar
-from tests.workstation.data.test_sources_wake_vision import row
-from tests.workstation.data.test_sources_wake_vision import write as write_parquet
+from tests.kit.wake_vision import row, write_parquet
 from tinyclf.workstation.data import open_dataset
 from tinyclf.workstation.results.classifiers import OnnxClassifier
 from tinyclf.workstation.results.evaluate import predict_run

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,38 +12,11 @@ from types import SimpleNamespace
 import click
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
+from tests.kit.commands import check_refusal, parse, run
 from tinyclf import __version__, cli
 from tinyclf.base.errors import CheckFailed
-
-
-def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(cli.main, [str(a) for a in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def check_refusal(result: Result, *, code: int, message: str, folder: Path) -> None:
-    """Assert the exit code, one line on stderr, nothing on stdout, and that `folder` is as empty as before."""
-    assert (result.exit_code, result.stdout) == (code, "")
-    assert re.search(message, result.stderr), result.stderr
-    assert code == 2 or len(result.stderr.splitlines()) == 1
-    assert list(folder.iterdir()) == []
-
-
-def parse(line: str) -> None:
-    """Parse a command line that begins with `tinyclf`, without running it."""
-    command: click.Command = cli.main
-    arguments = shlex.split(line)[1:]
-    while isinstance(command, click.Group):
-        child = command.get_command(click.Context(command), arguments.pop(0))
-        assert child is not None, line
-        command = child
-    # With the program's settings: click keeps the help option that a command's first context gives it.
-    parent = click.Context(cli.main, help_option_names=cli.main.context_settings["help_option_names"])
-    command.make_context("x", arguments, parent=parent)
 
 
 def commands(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -57,15 +29,6 @@ def commands(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[s
             assert child is not None
             found += commands(child, (*path, name))
     return found
-
-
-@pytest.fixture(scope="module")
-def trained(digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return a run directory of two epochs, and what the command printed."""
-    out = tmp_path_factory.mktemp("runs") / "clean"
-    result = run("train", "--data", digits_dir, "--out", out, "--epochs", 2, "--threads", 1, "--batch-size", 64)
-    assert result.exit_code == 0, result.output
-    return out, result.stdout
 
 
 # --- help -----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import run
+from tests.kit.commands import run
 from tinyclf.device.targets.target import find_target
 
 

@@ -12,12 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.test_cli import check_refusal, run, trained
+from tests.kit.commands import check_refusal, run
 from tests.kit.targets import on_targets
 from tinyclf.device.graph.dtypes import BOUNDS, FLOAT32
 from tinyclf.device.targets.target import Target
-
-__all__ = ["trained"]  # a fixture
 
 
 def test_memory_prints_the_table_and_writes_both_files(tmp_path: Path) -> None:

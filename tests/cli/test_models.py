@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cli.test_cli import check_refusal, run
+from tests.kit.commands import check_refusal, run
 from tinyclf.base.errors import BadInput, Unsupported
 from tinyclf.device.lowering.lower import training_graph
 from tinyclf.jobs.memory import memory_of

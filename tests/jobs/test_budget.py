@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.cli.test_cli import check_refusal, run
+from tests.kit.commands import check_refusal, run
 from tinyclf.base.errors import BadInput, DoesNotFit
 from tinyclf.device.footprint.fitting import Setting, bytes_needed, least_bytes, recomputed_within
 from tinyclf.device.footprint.trainlib import upstream_bytes

@@ -17,12 +17,10 @@ from click.testing import Result
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tests.cli.test_cli import run
-from tests.device.run.test_training import _job as training_job
-from tests.device.run.test_updates import RULES
-from tests.device.run.test_updates import _execute as execute_updates
-from tests.device.run.test_updates import _job as updates_job
+from tests.kit.commands import run
 from tests.kit.targets import on_targets
+from tests.kit.training_runs import training_job
+from tests.kit.updates import RULES, execute_updates, updates_job
 from tinyclf.base.errors import BadInput, Interrupted, Unsupported
 from tinyclf.device.graph.ir import Graph, Phase, Role
 from tinyclf.device.lowering.lower import PLAIN, training_graph

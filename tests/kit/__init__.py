@@ -1,1 +1,1 @@
-"""What tests share: paths, targets, nets, sources and commands."""
+"""What tests share: paths, targets, nets, jobs, sources and commands."""

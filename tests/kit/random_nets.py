@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from fnmatch import fnmatchcase
 
+import numpy as np
 import torch
 from torch import nn
 
+from tinyclf.device.lowering.tracing import as_module_calls
+from tinyclf.device.run.job import Job
+from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.recipe.variant import Variant
 
 MAX_CHANNELS = 9
@@ -198,3 +203,43 @@ def random_variant(rng: random.Random, net: RandomNet) -> Variant:
 
 def _matched(layers: list[tuple[str, nn.Module]], glob: str) -> bool:
     return any(fnmatchcase(name, glob) for name, _ in layers)
+
+
+SEED = 20261121
+
+
+def _is_well_conditioned(net: RandomNet, samples: np.ndarray) -> bool:
+    """Tell whether every ReLU passes at least a hundredth of its largest input.
+
+    Where a ReLU stops all but a few values near zero, these are differences of larger ones: their rounding, PyTorch's
+    float32 included, is large beside all that is left, and no comparison says anything.
+    """
+    ratios: list[float] = []
+    traced = as_module_calls(copy.deepcopy(net).double())
+    for module in traced.modules():
+        if isinstance(module, nn.ReLU | nn.ReLU6):
+            module.register_forward_pre_hook(
+                lambda _m, x: ratios.append(float(x[0].amax() / x[0].abs().amax()) if x[0].any() else 0.0)
+            )
+    with torch.no_grad():
+        for sample in torch.from_numpy(samples).double():
+            traced(sample[None])
+    return min(ratios, default=1.0) >= 0.01
+
+
+def random_job(seed: int) -> Job:
+    """Return a job for the first well-conditioned net of `seed`."""
+    for attempt in range(10):
+        rng = np.random.default_rng(seed)
+        net = RandomNet(1000 * seed + attempt).eval()
+        samples = (2 * rng.standard_normal((2, *net.input_shape))).astype(np.float32)
+        if _is_well_conditioned(net, samples):
+            break
+    return Job(
+        model=net,
+        samples=samples,
+        labels=np.eye(net.num_classes, dtype=np.float32)[rng.integers(0, net.num_classes, 2)],
+        num_steps=2,
+        rule=UpdateRule(0.01, weight_decay=1e-3),
+        command="tests",
+    )

@@ -15,35 +15,18 @@ import pytest
 import torch
 
 from tests.kit.paths import ROOT
+from tests.kit.step_jobs import step_job
 from tinyclf.base.errors import BadInput, DoesNotFit, ToolFailed
 from tinyclf.device import targets
 from tinyclf.device.emit.c_text import c_identifiers, float_literal
 from tinyclf.device.emit.project import emit
 from tinyclf.device.graph.ir import Role
-from tinyclf.device.run.job import Job
 from tinyclf.device.run.program import make_program, program_regions
 from tinyclf.device.run.project import write_project
 from tinyclf.device.run.steps import emit_project, execute
 from tinyclf.device.targets.results import read_results
 from tinyclf.device.targets.target import find_target, find_targets
-from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.recipe.variant import Variant
-from tinyclf.workstation.nets.build import build_model, fold_batchnorm, freeze
-
-
-def _job(variant: Variant, *, size: int = 32, num_samples: int = 2, num_steps: int = 2) -> Job:
-    model = build_model("mobilenet_wd4", num_classes=2, size=size)
-    freeze(model, variant)
-    rng = np.random.default_rng(0)
-    return Job(
-        model=fold_batchnorm(model),
-        samples=rng.standard_normal((num_samples, 3, size, size)).astype(np.float32),
-        labels=np.eye(2, dtype=np.float32)[np.arange(num_samples) % 2],
-        num_steps=num_steps,
-        rule=UpdateRule(0.01, weight_decay=1e-4),
-        command="tinyclf deploy",
-    )
-
 
 _EMIT = """
 import hashlib, sys
@@ -51,12 +34,12 @@ from pathlib import Path
 sys.path[:0] = sys.argv[1:2]
 import torch
 torch.set_num_threads(1)
-from tests.device.emit.test_project import _job
+from tests.kit.step_jobs import step_job
 from tinyclf.device.run.steps import emit_project
 from tinyclf.recipe.variant import Variant
 from tinyclf.device.targets.target import find_target
 out = Path(sys.argv[2])
-emit_project(_job(Variant("FT", 2)), find_target("qemu"), out)
+emit_project(step_job(Variant("FT", 2)), find_target("qemu"), out)
 for file in sorted(p for p in out.rglob("*") if p.is_file()):
     print(file.relative_to(out), hashlib.sha256(file.read_bytes()).hexdigest())
 """
@@ -76,7 +59,7 @@ def test_emission_is_reproducible_in_two_folders_and_with_two_hash_seeds(tmp_pat
 
 
 def test_arena_and_parameters_are_the_plans() -> None:
-    program = make_program(_job(Variant("FT", 1)))
+    program = make_program(step_job(Variant("FT", 1)))
     files = emit(program, target=find_target("host"), num_cores=8, command="tests")
     network = files["src/network.c"].decode()
     assert f"static float arena[{program.plan.arena_bytes // 4}]" in network
@@ -89,7 +72,7 @@ def test_arena_and_parameters_are_the_plans() -> None:
 
 
 def test_every_kernel_symbol_stands_whole_in_the_sources() -> None:
-    program = make_program(_job(Variant("full")))
+    program = make_program(step_job(Variant("full")))
     files = emit(program, target=find_target("host"), num_cores=8, command="tests")
     headers = b"".join(content for name, content in files.items() if name.endswith(".h")).decode()
     for call in program.graph.calls:
@@ -113,7 +96,7 @@ def test_a_net_that_is_too_large_is_refused_before_anything_is_written(tmp_path:
         DoesNotFit,
         match=r"training needs [\d,]+ bytes of L2 .* target pulp has 1,605,632: try fewer --samples, --recompute, a",
     ):
-        emit_project(_job(Variant("full"), size=128), find_target("pulp"), tmp_path / "project")
+        emit_project(step_job(Variant("full"), size=128), find_target("pulp"), tmp_path / "project")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -159,12 +142,12 @@ def test_an_old_project_stands_until_the_new_one_does(tmp_path: Path, monkeypatc
 
 def test_cores_and_stacks_count_in_what_has_to_fit(tmp_path: Path) -> None:
     qemu = find_target("qemu")
-    program = make_program(_job(Variant("LP")), qemu)
+    program = make_program(step_job(Variant("LP")), qemu)
     (ram,) = program_regions(program, qemu)
     small = replace(qemu, regions=(replace(qemu.regions[0], num_bytes=ram.total),))
-    emit_project(_job(Variant("LP")), small, tmp_path / "p")
+    emit_project(step_job(Variant("LP")), small, tmp_path / "p")
     with pytest.raises(DoesNotFit, match=r"bytes of RAM .*stack 131,072"):
-        emit_project(_job(Variant("LP")), small, tmp_path / "q", num_cores=8)
+        emit_project(step_job(Variant("LP")), small, tmp_path / "q", num_cores=8)
     assert not (tmp_path / "q").exists()
 
 
@@ -185,7 +168,7 @@ def test_what_make_has_started_ends_with_it(tmp_path: Path) -> None:
 @pytest.mark.target("host")
 def test_numbers_of_64_bits_are_in_the_c(tmp_path: Path) -> None:
     host = find_target("host")
-    emit_project(replace(_job(Variant("LP")), num_steps=2**63 - 1), host, tmp_path / "p")
+    emit_project(replace(step_job(Variant("LP")), num_steps=2**63 - 1), host, tmp_path / "p")
     assert "num_steps = 9223372036854775807u;" in (tmp_path / "p" / "src" / "main.c").read_text()
     targets.build(tmp_path / "p", host)
     records = np.array([0x7, 0, 0xFFFFFFFF, 0x1], dtype="<u4").tobytes()
@@ -194,7 +177,7 @@ def test_numbers_of_64_bits_are_in_the_c(tmp_path: Path) -> None:
 
 
 def test_a_missing_tool_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    emit_project(_job(Variant("LP")), find_target("qemu"), tmp_path / "project")
+    emit_project(step_job(Variant("LP")), find_target("qemu"), tmp_path / "project")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolFailed, match=r"missing: .*qemu-system-riscv32 \(from: qemu-system-misc\)"):
         targets.build(tmp_path / "project", find_target("qemu"))
@@ -214,7 +197,7 @@ def test_gvsoc_is_found_in_its_home(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.target("host")
 def test_results_that_end_early_are_refused(tmp_path: Path) -> None:
     host = find_target("host")
-    job = _job(Variant("LP"))
+    job = step_job(Variant("LP"))
     execute(job, emit_project(job, host, tmp_path / "project"), host, tmp_path / "project")
     file = tmp_path / "project" / "build" / "results.bin"
     whole = file.read_bytes()
@@ -231,7 +214,7 @@ def test_results_that_end_early_are_refused(tmp_path: Path) -> None:
 @pytest.mark.target("host")
 def test_a_kernel_that_fails_its_contract_stops_the_run(tmp_path: Path) -> None:
     host = find_target("host")
-    emit_project(_job(Variant("LP")), host, tmp_path / "project")
+    emit_project(step_job(Variant("LP")), host, tmp_path / "project")
     network = tmp_path / "project" / "src" / "network.c"
     text = network.read_text()
     broken = text.replace(".stride_h = 2", ".stride_h = 1", 1)

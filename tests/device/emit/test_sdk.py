@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.device.emit import test_upstream
-from tests.device.emit.test_upstream import checkout, stand_in  # noqa: F401  # fixtures
-from tests.device.run import test_training as test_device_run
 from tests.kit.paths import KIT, LIBRARY
+from tests.kit.step_jobs import step_job
+from tests.kit.training_runs import training_job
 from tinyclf.device.emit.project import emit
 from tinyclf.device.emit.upstream import Upstream, find_upstream
+from tinyclf.device.run.program import make_program
 from tinyclf.device.run.steps import emit_project
 from tinyclf.device.run.training import emit_training
 from tinyclf.device.targets.target import find_target, with_l1
@@ -34,10 +34,10 @@ PROJECTS = ("single steps", "without L1", "training run")
 def _emit(kind: str, project: Path, *, upstream: Upstream | None = None) -> Path:
     pulp = find_target("pulp")
     if kind == "training run":
-        emit_training(test_device_run._job(cache="int8"), pulp, project, upstream=upstream)
+        emit_training(training_job(cache="int8"), pulp, project, upstream=upstream)
         return project
     target = with_l1(pulp, "off") if kind == "without L1" else pulp
-    emit_project(test_upstream._job(Variant("FT", 1)), target, project, upstream=upstream)
+    emit_project(step_job(Variant("FT", 1)), target, project, upstream=upstream)
     return project
 
 
@@ -48,9 +48,9 @@ def _sources(makefile: str) -> list[str]:
 
 
 @pytest.mark.parametrize("with_upstream", [False, True])
-def test_the_makefile_lists_exactly_the_sources(stand_in: Path, *, with_upstream: bool) -> None:  # noqa: F811
+def test_the_makefile_lists_exactly_the_sources(stand_in: Path, *, with_upstream: bool) -> None:
     found = find_upstream(str(stand_in)) if with_upstream else None
-    program = test_upstream.make_program(test_upstream._job(Variant("FT", 1)), upstream=found)
+    program = make_program(step_job(Variant("FT", 1)), upstream=found)
     files = emit(program, target=find_target("pulp"), num_cores=8, command="tests")
     makefile = files["Makefile.sdk"].decode()
     ours = {f for f in files if f.endswith(".c") and f.split("/")[0] in ("sdk", "src", "trainlib")}

@@ -6,7 +6,6 @@ TINYCLF_TRAINLIB_HOME names a checkout for the tests that need one.
 from __future__ import annotations
 
 import copy
-import os
 import re
 import shutil
 import subprocess
@@ -19,16 +18,27 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from tests.device.lowering import test_layers
-from tests.device.run import test_training as test_device_run
+from tests.kit.layer_cases import NUM_STEPS, TOLERANCE, all_cases, cases_graph, with_gaps
+from tests.kit.step_jobs import step_job
 from tests.kit.targets import on_targets
+from tests.kit.training_runs import training_job
 from tinyclf.base.errors import BadInput, DoesNotFit
 from tinyclf.cli import main
 from tinyclf.device import targets
 from tinyclf.device.emit import upstream
 from tinyclf.device.emit.program import Program
 from tinyclf.device.emit.project import emit
-from tinyclf.device.emit.upstream import CONDITIONS, Upstream, find_upstream, link, own_symbol, summary, table, warning
+from tinyclf.device.emit.upstream import (
+    CONDITIONS,
+    Choice,
+    Upstream,
+    find_upstream,
+    link,
+    own_symbol,
+    summary,
+    table,
+    warning,
+)
 from tinyclf.device.footprint.regions import code_bound, linked_regions
 from tinyclf.device.graph.ir import gradient_name
 from tinyclf.device.graph.kernels import KERNELS
@@ -44,39 +54,11 @@ from tinyclf.device.targets.elf import read_elf
 from tinyclf.device.targets.target import Target, find_target
 from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.recipe.variant import Variant
-from tinyclf.workstation.nets.build import build_model, fold_batchnorm, freeze
+from tinyclf.workstation.nets.build import build_model, freeze
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
 NEVER_RUN = {"always", "no_bias", "partly_trained"}  # small errors, or writes through a null pointer
-
-
-@pytest.fixture
-def checkout() -> Upstream:
-    """Return the checkout, or skip."""
-    home = os.environ.get("TINYCLF_TRAINLIB_HOME")
-    if not home:
-        pytest.skip("TINYCLF_TRAINLIB_HOME is not set: no checkout of PULP-TrainLib")
-    return find_upstream(home)
-
-
-@pytest.fixture
-def stand_in(tmp_path: Path) -> Path:
-    """Return a folder with the files of a checkout, all empty: enough to emit, not to build."""
-    home = tmp_path / "PULP-TrainLib"
-    sources = {s for row in table()["kernels"].values() for s in row["sources"]}
-    for name in ("lib/include/pulp_train.h", *(f"lib/sources/{s}" for s in sources)):
-        (home / name).parent.mkdir(parents=True, exist_ok=True)
-        (home / name).touch()
-    return home
-
-
-def _job(variant: Variant, *, arch: str = "mobilenet_wd4", rule: UpdateRule | None = None, num_steps: int = 1) -> Job:
-    model = build_model(arch, num_classes=2, size=32)
-    freeze(model, variant)
-    samples = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
-    labels = np.eye(2, dtype=np.float32)[:1]
-    return Job(fold_batchnorm(model), samples, labels, num_steps, rule or UpdateRule(0.01), "tests")
 
 
 # --- without a checkout -------------------------------------------------------------------------------------------
@@ -91,14 +73,14 @@ def test_the_table_names_functions_of_ours_and_conditions_that_exist() -> None:
 
 
 def test_every_kernel_that_a_graph_calls_is_in_the_table() -> None:
-    called = {c.kernel for c in test_layers._cases_graph(combined=False)[0].calls}
+    called = {c.kernel for c in cases_graph()[0].calls}
     rules = (
         UpdateRule(0.1, momentum=0.9, batch=2, clip=1.0, loss="mse"),
         UpdateRule(0.1, optimizer="adam"),
         UpdateRule(0.1),
     )
     for rule in rules:
-        called |= {c.kernel for c in make_program(_job(Variant("LP"), rule=rule)).graph.calls}
+        called |= {c.kernel for c in make_program(step_job(Variant("LP"), rule=rule)).graph.calls}
     assert called <= set(KERNELS)
     assert not [name for name in called - set(table()["kernels"]) if not KERNELS[name].ours]
 
@@ -119,12 +101,9 @@ def test_every_kernel_that_a_graph_calls_is_in_the_table() -> None:
         (nn.Conv2d(4, 2, 3, padding=(2, 1)), "pulp_conv2d_fp32_bw_input_grads_cl", "left and upper"),
     ],
 )
-def test_a_call_is_upstreams_where_it_is_right(
-    monkeypatch: pytest.MonkeyPatch, case: nn.Module, kernel: str, whose: str
-) -> None:
+def test_a_call_is_upstreams_where_it_is_right(case: nn.Module, kernel: str, whose: str) -> None:
     layer = next(layer for layer in LAYERS if isinstance(case, layer.torch_type) and layer.accepts(case))
-    monkeypatch.setattr(test_layers, "_all_cases", lambda: [(layer, Case("case", case, (4, 8, 8)))])
-    graph = test_layers._cases_graph(combined=False)[0]
+    graph = cases_graph([(layer, Case("case", case, (4, 8, 8)))])[0]
     (choice,) = {c for c in link(graph, Upstream(Path("/x"), None))[1].choices if c.kernel == kernel}
     assert choice.is_upstream == (whose == "")
     assert whose in choice.reason
@@ -133,18 +112,18 @@ def test_a_call_is_upstreams_where_it_is_right(
 def test_a_transposed_weight_takes_the_place_of_its_gradient() -> None:
     """Of a frozen weight, or where it is computed in blocks, there is none: it takes room of its own."""
     whole = UpdateRule(0.01, clip=1.0)  # waits for all gradients
-    plain = make_program(_job(Variant("FT", 1), rule=whole))
-    linked = make_program(_job(Variant("FT", 1), rule=whole), upstream=Upstream(Path("/x"), None))
+    plain = make_program(step_job(Variant("FT", 1), rule=whole))
+    linked = make_program(step_job(Variant("FT", 1), rule=whole), upstream=Upstream(Path("/x"), None))
     assert linked.plan.arena_bytes == plain.plan.arena_bytes
     name = "features.stage5.unit2.pw_conv.conv"
     writers = [c.kernel for c in linked.graph.calls if gradient_name(f"{name}.weight") in c.writes]
     assert writers == ["pulp_conv_pw_fp32_bw_input_grads_cl", "pulp_conv_pw_fp32_bw_param_grads_cl"]
     model = build_model("mobilenet_wd4", num_classes=2, size=32)
     freeze(model, Variant("FT", 2))
-    job = _job(Variant("FT", 2))
+    job = step_job(Variant("FT", 2))
     dict(job.model.named_modules())[name].weight.requires_grad_(requires_grad=False)
     frozen = make_program(job, upstream=Upstream(Path("/x"), None))
-    blocks = make_program(_job(Variant("FT", 1)), upstream=Upstream(Path("/x"), None))
+    blocks = make_program(step_job(Variant("FT", 1)), upstream=Upstream(Path("/x"), None))
     for program in (frozen, blocks):
         assert f"{name}.transpose_buffer" in program.graph.by_name
 
@@ -174,7 +153,7 @@ def test_another_revision_than_the_tested_one_gets_a_warning(stand_in: Path) -> 
 
 
 def test_the_network_calls_both_and_ours_clash_with_none_of_upstreams(stand_in: Path, tmp_path: Path) -> None:
-    program = make_program(_job(Variant("FT", 1)), upstream=find_upstream(str(stand_in)))
+    program = make_program(step_job(Variant("FT", 1)), upstream=find_upstream(str(stand_in)))
     files = emit(program, target=find_target("pulp"), num_cores=8, command="tests")
     calls = re.findall(r"^    \{(\w+), &args", files["src/network.c"].decode(), re.MULTILINE)
     assert {"pulp_conv_pw_fp32_fw_cl", "tcl_pulp_conv_dw_fp32_bw_param_grads_cl", "tcl_bias_fp32_fw_cl"} <= set(calls)
@@ -191,7 +170,7 @@ def test_the_network_calls_both_and_ours_clash_with_none_of_upstreams(stand_in: 
 
 
 def test_a_training_run_calls_both_too(stand_in: Path, tmp_path: Path) -> None:
-    job = test_device_run._job(cache="fp32")
+    job = training_job(cache="fp32")
     pulp, found = find_target("pulp"), find_upstream(str(stand_in))
     program = emit_training(job, pulp, tmp_path / "project", upstream=found)
     calls = re.findall(r"^    \{(\w+), &args", (tmp_path / "project/src/network.c").read_text(), re.MULTILINE)
@@ -204,7 +183,7 @@ def test_a_training_run_calls_both_too(stand_in: Path, tmp_path: Path) -> None:
 
 def test_memory_is_predicted_for_the_kernels_that_are_linked(stand_in: Path, tmp_path: Path) -> None:
     pulp, found = find_target("pulp"), find_upstream(str(stand_in))
-    job = _job(Variant("FT", 1))
+    job = step_job(Variant("FT", 1))
     program = make_program(job, pulp, upstream=found)
     ours, linked = program_regions(make_program(job, pulp), pulp), program_regions(program, pulp)
     assert "tiles" in dict(ours[1].parts)
@@ -238,8 +217,6 @@ def test_the_command_says_whose_kernels_a_project_calls(
 
 # --- with a checkout, in GVSoC ------------------------------------------------------------------------------------
 
-_all_cases = test_layers._all_cases
-
 
 def _more_cases():
     """Return the layers' cases, and some for conditions that none of them meets."""
@@ -249,16 +226,15 @@ def _more_cases():
         Case("conv 2->3 10x7 s3 p1", nn.Conv2d(2, 3, 3, stride=3, padding=1), (2, 10, 7)),
         Case("conv 3->4 9x9 2x2 s2 p0", nn.Conv2d(3, 4, 2, stride=2), (3, 9, 9)),
     )
-    return [*_all_cases(), *((conv, case) for case in more)]
+    return [*all_cases(), *((conv, case) for case in more)]
 
 
-def _run_cases(checkout: Upstream, project: Path, monkeypatch: pytest.MonkeyPatch, num_cores: int):
-    monkeypatch.setattr(test_layers, "_all_cases", _more_cases)
-    graph, values, expected, labels = test_layers._cases_graph(combined=False)
+def _run_cases(checkout: Upstream, project: Path, num_cores: int):
+    graph, values, expected, labels = cases_graph(_more_cases())
     graph, linkage = link(graph, checkout)
-    graph, plan = test_layers._with_gaps(graph)
+    graph, plan = with_gaps(graph)
     traced = frozenset(name for call in graph.calls for name in call.writes)
-    program = Program(graph, plan, values, None, None, test_layers.NUM_STEPS, traced, linkage=linkage)
+    program = Program(graph, plan, values, None, None, NUM_STEPS, traced, linkage=linkage)
     pulp = find_target("pulp")
     write_project(emit(program, target=pulp, num_cores=num_cores, command="tests"), project)
     targets.build(project, pulp)
@@ -273,13 +249,11 @@ def _run_cases(checkout: Upstream, project: Path, monkeypatch: pytest.MonkeyPatc
 
 @on_targets("pulp")
 @pytest.mark.parametrize("num_cores", [1, 8])
-def test_all_layers_match_pytorch(
-    target: Target, checkout: Upstream, num_cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program, labels, errors, beside = _run_cases(checkout, tmp_path / "cases", monkeypatch, num_cores)
-    assert len(errors) == test_layers.NUM_STEPS
+def test_all_layers_match_pytorch(target: Target, checkout: Upstream, num_cores: int, tmp_path: Path) -> None:
+    program, labels, errors, beside = _run_cases(checkout, tmp_path / "cases", num_cores)
+    assert len(errors) == NUM_STEPS
     for step_errors, gaps in zip(errors, beside, strict=True):
-        assert {labels[n]: e for n, e in step_errors.items() if not e <= test_layers.TOLERANCE} == {}
+        assert {labels[n]: e for n, e in step_errors.items() if not e <= TOLERANCE} == {}
         assert not gaps.any(), "a kernel wrote beside its output"
     assert program.linkage is not None
     assert {c.kernel for c in program.linkage.choices if c.is_upstream} >= {
@@ -291,12 +265,12 @@ def test_all_layers_match_pytorch(
 def test_upstream_is_wrong_where_the_table_says(
     target: Target, checkout: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = {(c.kernel, i): c for i, c in enumerate(_choices(monkeypatch, checkout))}
+    honest = {(c.kernel, i): c for i, c in enumerate(_choices(checkout))}
     daring = copy.deepcopy(table())
     for row in daring["kernels"].values():
         row["wrong"] = {c: reason for c, reason in row.get("wrong", {}).items() if c in NEVER_RUN}
     monkeypatch.setattr(upstream, "table", lambda: daring)
-    program, labels, errors, _ = _run_cases(checkout, tmp_path / "cases", monkeypatch, 8)
+    program, labels, errors, _ = _run_cases(checkout, tmp_path / "cases", 8)
     assert program.linkage is not None
     num_wrong = 0
     for i, (call, choice) in enumerate(zip(program.graph.calls, program.linkage.choices, strict=True)):
@@ -307,10 +281,8 @@ def test_upstream_is_wrong_where_the_table_says(
     assert num_wrong > 20
 
 
-def _choices(monkeypatch: pytest.MonkeyPatch, checkout: Upstream):
-    with monkeypatch.context() as patch:
-        patch.setattr(test_layers, "_all_cases", _more_cases)
-        return link(test_layers._cases_graph(combined=False)[0], checkout)[1].choices
+def _choices(checkout: Upstream) -> tuple[Choice, ...]:
+    return link(cases_graph(_more_cases())[0], checkout)[1].choices
 
 
 @on_targets("pulp")
@@ -321,7 +293,7 @@ def test_a_net_trains_as_in_pytorch(
     target: Target, checkout: Upstream, variant: Variant, loss: str, tmp_path: Path
 ) -> None:
     rule = UpdateRule(0.01, weight_decay=1e-3, loss=loss)
-    job = _job(variant, arch="fdmobilenet_wd4", rule=rule, num_steps=2)
+    job = step_job(variant, arch="fdmobilenet_wd4", rule=rule, num_steps=2)
     program = emit_project(job, target, tmp_path / "project", upstream=checkout)
     report = execute(job, program, target, tmp_path / "project")
     assert report.passed, [c for c in report.comparisons if not c.passed]
@@ -332,7 +304,7 @@ def test_a_net_trains_as_in_pytorch(
 @on_targets("pulp")
 @pytest.mark.parametrize("cache", ["off", "int8"])
 def test_a_training_run_is_pytorchs(target: Target, checkout: Upstream, cache: str, tmp_path: Path) -> None:
-    job = test_device_run._job(cache=cache)
+    job = training_job(cache=cache)
     program = emit_training(job, target, tmp_path / "project", upstream=checkout)
     report = execute_training(job, target, tmp_path / "project")
     assert report.passed, report.checks
@@ -343,7 +315,7 @@ def test_a_training_run_is_pytorchs(target: Target, checkout: Upstream, cache: s
 @on_targets("pulp")
 @pytest.mark.parametrize("variant", [Variant("LP"), Variant("full")], ids=lambda v: v.label)
 def test_no_more_is_linked_than_predicted(target: Target, checkout: Upstream, variant: Variant, tmp_path: Path) -> None:
-    program = emit_project(_job(variant, arch="resnet8"), target, tmp_path / "p", upstream=checkout)
+    program = emit_project(step_job(variant, arch="resnet8"), target, tmp_path / "p", upstream=checkout)
     targets.build(tmp_path / "p", target)
     predicted = program_regions(program, target)
     linked = linked_regions(target, read_elf(tmp_path / "p" / targets.ELF))
@@ -376,7 +348,7 @@ def test_structs_that_differ_do_not_compile(target: Target, checkout: Upstream, 
     text = header.read_text()
     assert text.count("int skip_wg_grad;") == 1
     header.write_text(text.replace("int skip_wg_grad;", "int added; int skip_wg_grad;"))
-    job = _job(Variant("LP"))
+    job = step_job(Variant("LP"))
     emit_project(job, target, tmp_path / "project", upstream=find_upstream(str(changed)))
     with pytest.raises(targets.ToolFailed, match="Linear_args"):
         targets.build(tmp_path / "project", target)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.cli.test_cli import check_refusal, run
+from tests.kit.commands import check_refusal, run
 from tests.kit.targets import on_targets
 from tinyclf.base.errors import BadInput, ToolFailed
 from tinyclf.device import targets

@@ -6,21 +6,16 @@ again with layers, biases and channels selected at random.
 
 from __future__ import annotations
 
-import copy
 import os
 import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from tests.kit.random_nets import RandomNet, random_variant
+from tests.kit.random_nets import SEED, RandomNet, random_job, random_variant
 from tests.kit.targets import on_targets
-from tinyclf.device.lowering.tracing import as_module_calls
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.steps import emit_project, execute
 from tinyclf.device.targets.target import Target, with_l1
@@ -28,48 +23,10 @@ from tinyclf.recipe.channels import partial_parameters
 from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.workstation.nets.freezing import freeze
 
-SEED = 20261121
 NUM_NETS = int(os.environ.get("TINYCLF_RANDOM_NETS", "20"))
 SEEDS = range(SEED, SEED + NUM_NETS)
 OLD = 1_000_000_000  # seconds: 2001
 VARIABLES = {"host": ("SANITIZE=address,undefined", "NUM_CORES=3")}
-
-
-def _is_well_conditioned(net: RandomNet, samples: np.ndarray) -> bool:
-    """Tell whether every ReLU passes at least a hundredth of its largest input.
-
-    Where a ReLU stops all but a few values near zero, these are differences of larger ones: their rounding, PyTorch's
-    float32 included, is large beside all that is left, and no comparison says anything.
-    """
-    ratios: list[float] = []
-    traced = as_module_calls(copy.deepcopy(net).double())
-    for module in traced.modules():
-        if isinstance(module, nn.ReLU | nn.ReLU6):
-            module.register_forward_pre_hook(
-                lambda _m, x: ratios.append(float(x[0].amax() / x[0].abs().amax()) if x[0].any() else 0.0)
-            )
-    with torch.no_grad():
-        for sample in torch.from_numpy(samples).double():
-            traced(sample[None])
-    return min(ratios, default=1.0) >= 0.01
-
-
-def random_job(seed: int) -> Job:
-    """Return a job for the first well-conditioned net of `seed`."""
-    for attempt in range(10):
-        rng = np.random.default_rng(seed)
-        net = RandomNet(1000 * seed + attempt).eval()
-        samples = (2 * rng.standard_normal((2, *net.input_shape))).astype(np.float32)
-        if _is_well_conditioned(net, samples):
-            break
-    return Job(
-        model=net,
-        samples=samples,
-        labels=np.eye(net.num_classes, dtype=np.float32)[rng.integers(0, net.num_classes, 2)],
-        num_steps=2,
-        rule=UpdateRule(0.01, weight_decay=1e-3),
-        command="tests",
-    )
 
 
 @pytest.fixture(scope="session")

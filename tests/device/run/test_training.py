@@ -10,7 +10,6 @@ import struct
 import subprocess
 import time
 import zlib
-from collections import OrderedDict
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +19,10 @@ import pytest
 import torch
 from torch import nn
 
-from tests.cli.test_cli import run as cli
+from tests.kit.commands import run as cli
 from tests.kit.targets import on_targets
+from tests.kit.training_runs import PLAIN
+from tests.kit.training_runs import training_job as _job
 from tinyclf.base.errors import BadInput, DoesNotFit, ToolFailed
 from tinyclf.device import targets
 from tinyclf.device.graph.dtypes import FLOAT32, RUN_BOUNDS, RunBounds
@@ -41,47 +42,6 @@ from tinyclf.workstation.nets.build import build_model, calibrate_batchnorm, fol
 from tinyclf.workstation.runs.directory import read_run
 
 SLOTS = ("slot0.bin", "slot1.bin")
-
-
-PLAIN = UpdateRule(0.05, weight_decay=1e-3)
-
-
-def _job(
-    *,
-    num_train: int = 6,
-    num_epochs: int = 3,
-    checkpoint_every: int = 2,
-    num_test: int = 5,
-    rule: UpdateRule = PLAIN,
-    cache: str = "off",
-) -> TrainingJob:
-    """Return a run of a net of two layers on images of 6x5, the first one frozen."""
-    rng = np.random.default_rng(5)
-    torch.manual_seed(5)
-    model = nn.Sequential(
-        OrderedDict(first=nn.Conv2d(2, 4, 3), relu=nn.ReLU(), conv=nn.Conv2d(4, 8, 1), flat=nn.Flatten())
-    )
-    model.append(nn.Linear(8 * 4 * 3, 3))
-    model.first.requires_grad_(False)
-
-    def images(num: int) -> np.ndarray:
-        return rng.standard_normal((num, 2, 6, 5)).astype(np.float32)
-
-    return TrainingJob(
-        model=model,
-        variant=Variant("FT", k=1),
-        samples=Samples(
-            images(num_train), rng.integers(0, 3, num_train), images(num_test), rng.integers(0, 3, num_test)
-        ),
-        num_classes=3,
-        num_epochs=num_epochs,
-        checkpoint_every=checkpoint_every,
-        rule=rule,
-        seed=9,
-        source=1,
-        command="tests",
-        cache=cache,
-    )
 
 
 def _built(job: TrainingJob, target: Target, project: Path, *variables: str) -> Path:

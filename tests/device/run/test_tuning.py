@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import run
-from tests.device.tiles.test_table import refused
+from tests.kit.commands import refused, run
 from tests.kit.targets import on_targets
 from tinyclf.device.targets.target import Target
 from tinyclf.device.tiles.table import read_table

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.device.run.test_random_nets import SEED, random_job
+from tests.kit.random_nets import SEED, random_job
 from tests.kit.targets import on_targets
 from tinyclf.base.errors import BadInput, DoesNotFit, Unsupported
 from tinyclf.device.emit.project import emit

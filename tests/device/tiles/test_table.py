@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 
-from tests.cli.test_cli import run
+from tests.kit.commands import refused, run
 from tinyclf.base.errors import BadInput
 from tinyclf.device.graph.ir import Graph
 from tinyclf.device.graph.traces import traced_tensors
@@ -26,12 +25,6 @@ from tinyclf.workstation.nets.build import build_model, fold_batchnorm, freeze
 
 L1 = 64 * 1024
 NUM_BYTES = buffer_bytes(L1)
-
-
-def refused(result: Result, message: str) -> None:
-    """Assert that a command ended with one line that says `message`."""
-    assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
-    assert message in result.stderr
 
 
 def _step(arch: str = "mobilenet_wd4", variant: Variant | None = None, size: int = 32) -> tuple[Graph, MemoryPlan]:

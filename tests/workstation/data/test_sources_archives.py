@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.kit.archives import Malicious, built, pictures, read_all, write_tar
 from tests.kit.sources import class_names, items
-from tests.workstation.data.test_sources_cifar import Malicious, built, pictures, read_all, write_tar
 from tinyclf.base.errors import BadInput
 
 # --- torch shards -----------------------------------------------------------------------------------------------------

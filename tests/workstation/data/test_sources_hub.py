@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
-from tests.workstation.data.test_sources_wake_vision import SIZE, labelled, persons, picture, row, write
+from tests.kit.wake_vision import SIZE, labelled, persons, picture, row, write_parquet
 from tinyclf.workstation.data import check_dataset, open_dataset
 
 PINNED = "19c27e44926386c2dba2561cf71356b71d81a38b"
@@ -72,7 +72,7 @@ def hub(tmp_path: Path) -> Iterator[str]:
     """Serve two test files (images 0-19) and one of validation (20-29); return the address."""
     for name, first in (("test-00000-of-00002", 0), ("test-00001-of-00002", 10), ("validation-00000-of-00001", 20)):
         file = tmp_path / f"{name}.parquet"
-        write(file, [row(first + i, person=person) for i, person in enumerate(persons(first, 10))])
+        write_parquet(file, [row(first + i, person=person) for i, person in enumerate(persons(first, 10))])
         Hub.files[f"data/{file.name}"] = file.read_bytes()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()

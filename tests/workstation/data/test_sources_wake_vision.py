@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import socket
 import time
 from collections.abc import Iterator
@@ -12,30 +11,12 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
+from tests.kit.wake_vision import SIZE, TAGS, encoded, labelled, persons, picture, row, write_parquet
 from tinyclf.base.errors import BadInput
 from tinyclf.workstation.data import Dataset, Item, build_dataset, check_dataset, load_source, open_dataset
-
-SIZE = 16
-COLUMNS = (
-    *("age_unknown", "body_part", "bright", "dark", "depiction", "far", "filename"),
-    *(
-        "gender_unknown",
-        "image",
-        "medium_distance",
-        "middle_age",
-        "near",
-        "non-person_depiction",
-        "non-person_non-depiction",
-    ),
-    *("normal_lighting", "older", "person", "person_depiction", "predominantly_female", "predominantly_male", "young"),
-)
-TAGS = [name for name in COLUMNS if name not in ("filename", "image", "person")]
 
 
 def options_of(**given: Any) -> dict[str, Any]:
@@ -46,60 +27,20 @@ def items(root: Path, **given: Any) -> list[Item]:
     return list(load_source("wake-vision").build(options_of(**{"from": str(root)}, **given)))
 
 
-def picture(number: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(number).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-
-
-def encoded(number: int, kind: str = "PNG") -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(picture(number)).save(stream, kind)
-    return stream.getvalue()
-
-
-def row(number: int, *, person: int, filled: bool = True, kind: str = "PNG") -> dict[str, Any]:
-    """Return one row; tag number t of image n is the parity of n // (t + 1)."""
-    tags = {tag: number // (index + 1) % 2 for index, tag in enumerate(TAGS)}
-    if not filled:
-        tags = {tag: value if tag in ("depiction", "body_part") else None for tag, value in tags.items()}
-    name = f"{number:016x}.jpg"
-    return {**tags, "filename": name, "person": person, "image": {"bytes": encoded(number, kind), "path": name}}
-
-
-def write(file: Path, rows: list[dict[str, Any]], *, row_group_size: int = 4) -> None:
-    """Write a parquet file as the hub's: columns in alphabetic order, `image` marked for `datasets` to decode."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    types = {"filename": pa.string(), "image": image}
-    schema = pa.schema([(name, types.get(name, pa.int64())) for name in sorted(rows[0])])
-    kinds = {"filename": {"dtype": "string", "_type": "Value"}, "image": {"_type": "Image"}}
-    features = {name: kinds.get(name, {"dtype": "int64", "_type": "Value"}) for name in schema.names}
-    schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), file, row_group_size=row_group_size)
-
-
-def persons(first: int, num: int) -> list[int]:
-    """Return the column `person`: every fifth image is without a label."""
-    return [-1 if number % 5 == 4 else number % 2 for number in range(first, first + num)]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return two test files (images 0-19), one of validation (20-29), two parts of train_quality (30-49)."""
     root = tmp_path_factory.mktemp("wake") / "data"
     for part, first in enumerate((0, 10)):
         rows = [row(first + i, person=p) for i, p in enumerate(persons(first, 10))]
-        write(root / f"test-{part:05}-of-00002.parquet", rows)
+        write_parquet(root / f"test-{part:05}-of-00002.parquet", rows)
     rows = [row(20 + i, person=p) for i, p in enumerate(persons(20, 10))]
-    write(root / "validation" / "0000.parquet", rows)
+    write_parquet(root / "validation" / "0000.parquet", rows)
     for part, first in enumerate((30, 40)):
         rows = [row(first + i, person=i % 2, filled=False) for i in range(10)]
-        write(root / f"train_quality_part_{part}-00000-of-00001.parquet", rows)
+        write_parquet(root / f"train_quality_part_{part}-00000-of-00001.parquet", rows)
     (root / "README.md").write_text("no parquet")
     return root
-
-
-def labelled(first: int, num: int) -> list[int]:
-    return [number for number in range(first, first + num) if number % 5 != 4]
 
 
 def built(out: Path, root: Path, **given: Any) -> Dataset:
@@ -135,7 +76,7 @@ def test_images_are_handed_on_as_they_are_stored(folder: Path, tmp_path: Path) -
     found = items(folder, split=("test",))
     assert [item.image for item in found] == [encoded(number) for number in labelled(0, 20)]
     assert found[0].name == "0000000000000000.jpg"
-    write(tmp_path / "test.parquet", [row(1, person=1, kind="JPEG")])
+    write_parquet(tmp_path / "test.parquet", [row(1, person=1, kind="JPEG")])
     (jpeg,) = items(tmp_path)
     assert jpeg.image == encoded(1, "JPEG")
     dataset = built(tmp_path / "out", tmp_path, size=8)
@@ -244,7 +185,7 @@ def changed(number: int, **values: Any) -> dict[str, Any]:
     ],
 )
 def test_files_that_are_not_wake_vision(tmp_path: Path, name: str, content: dict[str, Any], message: str) -> None:
-    write(tmp_path / name, [content])
+    write_parquet(tmp_path / name, [content])
     with pytest.raises(BadInput, match=message) as caught:
         items(tmp_path)
     assert len(str(caught.value).splitlines()) == 1
@@ -265,7 +206,7 @@ def test_damaged_files(folder: Path, tmp_path: Path) -> None:
 
 def test_corrupt_images_are_left_to_the_builder(tmp_path: Path) -> None:
     broken = {"bytes": encoded(0)[:40], "path": "0.png"}
-    write(tmp_path / "test.parquet", [changed(0, image=broken), row(1, person=1), changed(2, image=broken)])
+    write_parquet(tmp_path / "test.parquet", [changed(0, image=broken), row(1, person=1), changed(2, image=broken)])
     assert [item.image for item in items(tmp_path)] == [broken["bytes"], encoded(1), broken["bytes"]]
     dataset = built(tmp_path / "out", tmp_path)
     assert np.array_equal(dataset.split("test").gather([0])[0], picture(1))
@@ -273,7 +214,7 @@ def test_corrupt_images_are_left_to_the_builder(tmp_path: Path) -> None:
 
 
 def test_an_image_without_content_is_left_to_the_builder(tmp_path: Path) -> None:
-    write(tmp_path / "test.parquet", [row(0, person=1), changed(1, image={"bytes": None, "path": "gone.jpg"})])
+    write_parquet(tmp_path / "test.parquet", [row(0, person=1), changed(1, image={"bytes": None, "path": "gone.jpg"})])
     assert items(tmp_path)[1].image == Path("gone.jpg")
     dataset = built(tmp_path / "out", tmp_path)
     assert dataset.manifest.num_images("test") == 1

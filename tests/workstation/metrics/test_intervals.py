@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from tests.workstation.metrics.test_metrics import degenerate, names, random_case, random_multi
+from tests.kit.logits import degenerate, names, random_case, random_multi
 from tinyclf.workstation.metrics import bootstrap, interval_lines, log_odds, measure
 from tinyclf.workstation.metrics.intervals import _multi, _single, resample
 

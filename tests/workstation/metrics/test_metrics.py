@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from tests.kit.logits import degenerate, names, random_case, random_multi
 from tinyclf.base.errors import BadInput
 from tinyclf.workstation.metrics import (
     Metrics,
@@ -27,21 +28,9 @@ from tinyclf.workstation.metrics.calibration import calibration_of
 from tinyclf.workstation.metrics.ranking import best_threshold
 
 
-def names(num: int) -> tuple[str, ...]:
-    return tuple(f"class {index}" for index in range(num))
-
-
 def softmax(logits: np.ndarray) -> np.ndarray:
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
-
-
-def random_case(num: int, num_classes: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, num_classes, num)
-    logits = rng.normal(size=(num, num_classes)).astype(np.float32)
-    logits[np.arange(num), labels] += 1
-    return logits, labels
 
 
 # --- one class per image ----------------------------------------------------------------------------------------------
@@ -221,12 +210,6 @@ def test_ranking_with_ties_agrees_with_scikit_learn(seed: int) -> None:
 # --- several labels per image -----------------------------------------------------------------------------------------
 
 
-def random_multi(num: int, num_labels: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    labels = (rng.random((num, num_labels)) < rng.uniform(0.1, 0.9, num_labels)).astype(np.int64)
-    return (rng.normal(size=labels.shape) + 2 * labels - 1).astype(np.float32), labels
-
-
 def test_multi_label_agrees_with_scikit_learn() -> None:
     logits, labels = random_multi(300, 6, seed=0)
     result = measure_multi(logits, labels, classes=names(6))
@@ -261,16 +244,6 @@ def test_calibration_error_of_labels_is_over_all_probabilities() -> None:
 
 
 # --- degenerate splits ------------------------------------------------------------------------------------------------
-
-
-def degenerate(rng: np.random.Generator, *, multi: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return few images, few classes, missing classes, ties and logits of any size."""
-    num, num_classes = int(rng.integers(1, 6)), int(rng.integers(1, 5))
-    scale = 10.0 ** rng.choice([-30, -3, 0, 3, 30, 38])
-    logits = (rng.integers(-2, 3, (num, num_classes)) * scale).astype(np.float32)
-    if multi:
-        return logits, np.asarray(rng.random((num, num_classes)) < rng.choice([0, 0.5, 1]), dtype=np.int64)
-    return logits, rng.integers(0, int(rng.integers(1, num_classes + 1)), num)
 
 
 @pytest.mark.parametrize("multi", [False, True])

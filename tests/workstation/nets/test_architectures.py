@@ -12,35 +12,12 @@ from pytorchcv.models import regnet
 from pytorchcv.models.model_store import _model_sha1
 from torch import fx, nn
 
+from tests.kit.nets import FAMILIES
 from tinyclf.base.errors import BadInput
 from tinyclf.recipe.variant import Variant
 from tinyclf.workstation.nets.architectures import ARCHITECTURES, find_architecture, select_architectures
 from tinyclf.workstation.nets.build import build_model, freeze, head_layer, set_train_mode
 from tinyclf.workstation.nets.zoo import build_from_pytorchcv
-
-# The smallest net of each family -> its number of blocks, as its paper has them.
-FAMILIES = {
-    "mobilenet_wd4": 13,
-    "fdmobilenet_wd4": 11,
-    "mobilenetv2_wd4": 17,
-    "mobilenetv2b_wd4": 17,
-    "mobilenetv3_small_w7d20": 11,
-    "mobilenetv3_large_w7d20": 15,
-    "shufflenetv2_wd2": 16,
-    "squeezenet_v1_0": 8,
-    "squeezenet_v1_1": 8,
-    "mnasnet_small": 13,
-    "mnasnet_a1": 14,
-    "mnasnet_b1": 15,
-    "efficientnet_b0": 16,
-    "regnetx002": 13,
-    "regnety002": 13,
-    "resnet10": 4,
-    "resnet18_wd4": 8,
-    "resnet50": 16,
-    "resnet8": 3,
-    "dscnn": 4,
-}
 
 
 @pytest.fixture(params=FAMILIES)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.workstation.nets.test_architectures import FAMILIES
+from tests.kit.nets import FAMILIES
 from tinyclf.base.errors import Unsupported
 from tinyclf.recipe.variant import Variant
 from tinyclf.workstation.nets.build import build_model, calibrate_batchnorm, fold_batchnorm, freeze

@@ -12,7 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from tests.workstation.results.test_export import train_briefly
+from tests.kit.short_runs import train_briefly
 from tinyclf import cli
 from tinyclf.base.errors import BadInput
 from tinyclf.cli.bench import _training_memory

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.workstation.metrics.test_metrics import names, random_case, random_multi
+from tests.kit.logits import names, random_case, random_multi
 from tinyclf.workstation.metrics import bootstrap, measure, measure_multi
 from tinyclf.workstation.results.card import CardFacts, Measured, model_card, safe
 from tinyclf.workstation.results.finegrained import CLASSES, TAGS, fine_grained

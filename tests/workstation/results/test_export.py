@@ -23,17 +23,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from tests.kit.short_runs import noisy_squares, train_briefly
 from tinyclf import cli
 from tinyclf.base.errors import BadInput, CheckFailed, TinyclfError, Unsupported
-from tinyclf.workstation.data import Item, Preprocessing, open_dataset, write_dataset
+from tinyclf.workstation.data import Preprocessing, open_dataset
 from tinyclf.workstation.nets.build import build_model, calibrate_batchnorm
 from tinyclf.workstation.results import onnx_graph
 from tinyclf.workstation.results.classifiers import OnnxClassifier, TorchClassifier, resized
 from tinyclf.workstation.results.evaluate import evaluate_run
 from tinyclf.workstation.results.export import export_onnx, export_torch
-from tinyclf.workstation.runs.config import config_from
 from tinyclf.workstation.runs.directory import BEST_FILE, load_run
-from tinyclf.workstation.training.loop import train
 
 FAMILIES = (
     "mobilenet_wd4",
@@ -59,28 +58,6 @@ SIZES = (32, 96, 128, 224)
 # The nets of a family differ in one kind of layer at most: these are not tried at every size.
 ONE_SIZE = ("mobilenetv2b_wd4", "mobilenetv3_large_w7d20", "squeezenet_v1_1", "mnasnet_a1", "regnety002", "resnet10")
 CASES = [(arch, size) for arch in FAMILIES for size in (SIZES[:1] if arch in ONE_SIZE else SIZES)]
-
-
-def noisy_squares(out: Path, *, size: int, multi_label: bool = False) -> Path:
-    """Write 24 + 8 + 8 noisy squares: two classes, dark or bright; or the labels bright and red."""
-    rng = np.random.default_rng(0)
-
-    def item(split: str, i: int) -> Item:
-        bright, red = i % 2, i // 2 % 2
-        image = rng.integers(120 * bright, 120 * bright + 100, (size, size, 3))
-        image[..., 0] += 35 * red
-        return Item(split, image.astype(np.uint8), (bright, red) if multi_label else bright)
-
-    items = [item(split, i) for split, num in (("train", 24), ("validation", 8), ("test", 8)) for i in range(num)]
-    names = ["bright", "red"] if multi_label else ["dark", "bright"]
-    write_dataset(items, out=out, classes=names, source="test", size=size, multi_label=multi_label)
-    return out
-
-
-def train_briefly(folder: Path, *, stored: int = 32, multi_label: bool = False, **options: Any) -> Path:
-    data = noisy_squares(folder / "data", size=stored, multi_label=multi_label)
-    given = {"data": data, "arch": "dscnn", "epochs": 1, "threads": 1, "batch_size": 8, **options}
-    return train(config_from(options=given), out=folder / "run")
 
 
 @pytest.fixture(scope="module")

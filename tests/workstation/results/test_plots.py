@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.workstation.metrics.test_metrics import degenerate, names, random_case, random_multi
+from tests.kit.logits import degenerate, names, random_case, random_multi
 from tinyclf.workstation.metrics import calibrate, measure, measure_multi, rank
 from tinyclf.workstation.results.plots import (
     _mean_curve,

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from tests.workstation.results.test_export import train_briefly
+from tests.kit.short_runs import train_briefly
 from tinyclf import cli
 from tinyclf.base.errors import BadInput
 from tinyclf.workstation.data import open_dataset
