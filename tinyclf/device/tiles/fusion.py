@@ -16,18 +16,22 @@ from tinyclf.device.graph.tile_bodies import Tile
 from tinyclf.device.memory.plan import MemoryPlan
 from tinyclf.device.tiles.choose import Use, Work
 from tinyclf.device.tiles.kinds import (
+    Groups,
     Names,
+    Place,
     TileWindow,
     bias_gradient,
     convolution,
     depthwise,
     elementwise,
+    grouped,
+    move,
     pointwise,
     pooling,
     scale,
 )
 
-_WEIGHTED = ("pointwise", "depthwise", "convolution")  # kinds of tiles
+_WEIGHTED = ("pointwise", "depthwise", "convolution", "grouped")  # kinds of tiles
 # Operands with a row for each output channel; what is made of a block of rows has a tensor of its own.
 _BY_OUTPUT = ("DY", "W", "W_NEW", "B", "B_NEW", "STATE1", "STATE1_NEW", "STATE2", "STATE2_NEW")
 
@@ -102,6 +106,8 @@ class Fusion:
             return self._weighted(i, call, row)
         if tile.kind == "descent":
             return self._descents(i, call, tile)
+        if tile.kind == "move":
+            return self._moves(i, call, row)
         one: Mapping[str, Callable[[int, Call, Tile], Work]] = {
             "planes": self._pooling,
             "bias": self._bias_gradient,
@@ -145,11 +151,48 @@ class Fusion:
             fused, num_out = self._with_blocks_behind(fused, call, weight.name)  # rows of what is trained
         if row.layer == "depthwise":
             return [depthwise(row, fused.names, self._window(call), num_out)]
+        if row.layer == "grouped":
+            return self._grouped(row, fused.names, call, num_out)
         if row.layer == "convolution":
             return [convolution(row, fused.names, self._window(call), weight.shape[1], num_out)]
         x = fused.names.x or fused.names.dx or ""
         pixels = 1 if row.layer == "linear" else self._size(x) // weight.shape[1]
         return [pointwise(row, fused.names, weight.shape[1], num_out, pixels)]
+
+    def _grouped(self, row: Kernel, names: Names, call: Call, num_out: int) -> list[Work]:
+        """Return a convolution in whole groups; with gaps between its taps, or with part of a group, it is none."""
+        node = self._nodes[call.node]
+        inputs, outputs = node["group_inputs"], node["group_outputs"]
+        assert isinstance(inputs, int)
+        assert isinstance(outputs, int)
+        if node.window().dilation != (1, 1) or num_out % outputs:
+            return []
+        return [grouped(row, names, self._window(call), Groups(num_out // outputs, inputs, outputs))]
+
+    def _moves(self, i: int, call: Call, row: Kernel) -> list[Work]:
+        """Return a join, a slice or a shuffle: copies of rows; the gradient of a slice is zero beside it."""
+        (x,), (y,) = call.reads, call.writes
+        node, (move_body, *fill) = self._nodes[call.node], (tile.symbol for tile in row.tiles)
+        if row.layer == "shuffle":
+            groups = node["groups"]
+            assert isinstance(groups, int)
+            channels = self._graph.by_name[x].shape[0]
+            num, plane = channels // groups, self._size(x) // channels
+            together = [Place(x if row.direction == FW else y, group * num * plane, plane) for group in range(groups)]
+            apart = [Place(y if row.direction == FW else x, group * plane, groups * plane) for group in range(groups)]
+            pairs = zip(together, apart, strict=True) if row.direction == FW else zip(apart, together, strict=True)
+            return [move(move_body, (i,), num, plane, source=source, to=to) for source, to in pairs]
+        first = node["first"]
+        assert isinstance(first, int)
+        size = min(self._size(x), self._size(y))
+        behind = (row.layer == "join") == (row.direction == FW)  # it is the output that is larger
+        source, to = Place(x, 0 if behind else first, size), Place(y, first if behind else 0, size)
+        works = [move(move_body, (i,), 1, size, source=source, to=to)]
+        for body in fill:
+            for start, stop in ((0, first), (first + size, self._size(y))):
+                if start < stop:
+                    works.append(move(body, (i,), 1, stop - start, source=None, to=Place(y, start, stop - start)))
+        return works
 
     def _pooling(self, i: int, call: Call, tile: Tile) -> Work:
         row, window = KERNELS[call.kernel], self._window(call)

@@ -280,6 +280,57 @@ def convolution(row: Kernel, names: Names, window: TileWindow, num_in: int, num_
                 lambda t: (columns(t[2], t[1]),))  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Groups:
+    """A convolution in groups of channels: how many groups, and the input and output channels of each."""
+
+    num: int
+    inputs: int
+    outputs: int
+
+    def channels(self, of_each: int) -> Axis:
+        """Return the channels of a tile of whole groups, loop 0, each of `of_each` channels."""
+        return Axis(self.num * of_each, 0, lambda groups: (groups * of_each, groups * of_each, 0))
+
+
+def grouped(row: Kernel, names: Names, window: TileWindow, groups: Groups) -> Work:
+    """Return a convolution in groups, each a convolution of its own. Loops: groups, rows."""
+    inputs, out, weights = groups.channels(groups.inputs), groups.channels(groups.outputs), Axis(groups.inputs)
+    kernel = window.kernel[0] * window.kernel[1]
+    layer, body = _layer(names, window), row.tiles[0].symbol
+    width = window.inputs[1] if row.direction == IG else window.outputs[1]
+    rows = (window.inputs[0], window.stride[0]) if row.direction == IG else (window.outputs[0], 1)
+    w = _loaded("W", names.w, out, weights, kernel)
+    turned = groups.outputs * groups.inputs * kernel
+
+    def columns(channels: int, rows: int) -> int:
+        return channels * kernel * rows * width
+
+    if row.direction == FW:
+        uses = _planes(names, window, inputs, 1, ("X", names.x, True, True)) + w
+        uses += _loaded("B", names.b, out, Axis(1))
+        uses += _planes(names, window, out, 1, ("Y", names.y, False, False), stores=True)
+        return Work(names.calls, body, ((groups.num, 1), rows), ((0, 1), (1, 0)), 2, tuple(uses),
+                    lambda t: t[0] * (gemm_cycles(groups.outputs, t[1] * width, groups.inputs * kernel)
+                                      + columns(groups.inputs, t[1]) / 1.8 + 100), layer,
+                    lambda t: (columns(groups.inputs, t[1]),))  # fmt: skip
+    if row.direction == IG:
+        uses = _planes(names, window, out, 1, ("DY", names.dy, False, True)) + w
+        uses += _planes(names, window, inputs, 1, ("MASK", names.mask, True, False))
+        uses += _planes(names, window, inputs, 1, ("DX", names.dx, True, False), stores=True)
+        return Work(names.calls, body, ((groups.num, 1), rows), ((0, 1), (1, 0)), 2, tuple(uses),
+                    lambda t: t[0] * (gemm_cycles(groups.inputs, t[1] * width, groups.outputs * kernel)
+                                      + columns(groups.outputs, t[1]) + turned + 100), layer,
+                    lambda t: (columns(groups.outputs, t[1]), turned))  # fmt: skip
+    uses = _planes(names, window, inputs, 1, ("X", names.x, True, True))
+    uses += _planes(names, window, out, 1, ("DY", names.dy, False, False))
+    uses += _parameter_grads(names, out, weights, kernel, partial=1)
+    return Work(names.calls, body, ((groups.num, 1), rows), ((0, 1),), 1, tuple(uses),
+                lambda t: t[0] * (gemm_cycles(groups.outputs, groups.inputs * kernel, t[1] * width)
+                                  + columns(groups.inputs, t[1]) / 1.8 + 100), layer,
+                lambda t: (columns(groups.inputs, t[1]),))  # fmt: skip
+
+
 def bias_gradient(names: Names, num_out: int, pixels: int) -> Work:
     """Return the gradient of a bias alone. Loops: channels, pixels."""
     out = Axis(num_out, 0)
@@ -339,3 +390,23 @@ def elementwise(
     uses += [Use(slot, tensor, one, elements, store=True) for slot, tensor in stores]
     per_tile: Callable[[Sequence[int]], float] = lambda t: t[0] / NUM_CORES * cycles + 100  # noqa: E731
     return Work(calls, body, ((size, 4),), ((0,),), 1, tuple(uses), per_tile, layer, needs_rule=needs_rule)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Rows of a tensor: the elements before the first of them, and from each to the next."""
+
+    tensor: str
+    first: int
+    stride: int
+
+
+def move(body: str, calls: tuple[int, ...], num_rows: int, row_size: int, *, source: Place | None, to: Place) -> Work:
+    """Return a copy of rows from one tensor to another, or a fill with zeros. Loops: rows, columns."""
+    rows, columns = Axis(num_rows, 0), Axis(row_size, 1)
+    uses = []
+    if source:
+        uses.append(Use("X", source.tensor, rows, columns, stride=source.stride, load=True, first=source.first))
+    uses.append(Use("Y", to.tensor, rows, columns, stride=to.stride, store=True, first=to.first))
+    return Work(calls, body, ((num_rows, 1), (row_size, 4)), ((0, 1),), 2, tuple(uses),
+                lambda t: t[0] * t[1] / NUM_CORES * 4.0 + 100)  # fmt: skip
