@@ -18,18 +18,17 @@ from tinyclf.device.tiles.choose import Use, Work
 from tinyclf.device.tiles.kinds import (
     Groups,
     Names,
-    Place,
     TileWindow,
     bias_gradient,
     convolution,
     depthwise,
     elementwise,
     grouped,
-    move,
     pointwise,
     pooling,
     scale,
 )
+from tinyclf.device.tiles.moves import moves
 
 _WEIGHTED = ("pointwise", "depthwise", "convolution", "grouped")  # kinds of tiles
 # Operands with a row for each output channel; what is made of a block of rows has a tensor of its own.
@@ -114,7 +113,9 @@ class Fusion:
         if tile.kind == "descent":
             return self._descents(i, call, tile)
         if tile.kind == "move":
-            return self._moves(i, call, row)
+            return moves(
+                row, self._nodes[call.node], i, self._graph.by_name[call.reads[0]], self._graph.by_name[call.writes[0]]
+            )
         one: Mapping[str, Callable[[int, Call, Tile], Work]] = {
             "planes": self._pooling,
             "bias": self._bias_gradient,
@@ -175,31 +176,6 @@ class Fusion:
         if node.window().dilation != (1, 1) or num_out % outputs:
             return []
         return [grouped(row, names, self._window(call), Groups(num_out // outputs, inputs, outputs))]
-
-    def _moves(self, i: int, call: Call, row: Kernel) -> list[Work]:
-        """Return a join, a slice or a shuffle: copies of rows; the gradient of a slice is zero beside it."""
-        (x,), (y,) = call.reads, call.writes
-        node, (move_body, *fill) = self._nodes[call.node], (tile.symbol for tile in row.tiles)
-        if row.layer == "shuffle":
-            groups = node["groups"]
-            assert isinstance(groups, int)
-            channels = self._graph.by_name[x].shape[0]
-            num, plane = channels // groups, self._size(x) // channels
-            together = [Place(x if row.direction == FW else y, group * num * plane, plane) for group in range(groups)]
-            apart = [Place(y if row.direction == FW else x, group * plane, groups * plane) for group in range(groups)]
-            pairs = zip(together, apart, strict=True) if row.direction == FW else zip(apart, together, strict=True)
-            return [move(move_body, (i,), num, plane, source=source, to=to) for source, to in pairs]
-        first = node["first"]
-        assert isinstance(first, int)
-        size = min(self._size(x), self._size(y))
-        behind = (row.layer == "join") == (row.direction == FW)  # it is the output that is larger
-        source, to = Place(x, 0 if behind else first, size), Place(y, first if behind else 0, size)
-        works = [move(move_body, (i,), 1, size, source=source, to=to)]
-        for body in fill:
-            for start, stop in ((0, first), (first + size, self._size(y))):
-                if start < stop:
-                    works.append(move(body, (i,), 1, stop - start, source=None, to=Place(y, start, stop - start)))
-        return works
 
     def _pooling(self, i: int, call: Call, tile: Tile) -> Work:
         row, window = KERNELS[call.kernel], self._window(call)

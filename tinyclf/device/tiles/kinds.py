@@ -390,23 +390,3 @@ def elementwise(
     uses += [Use(slot, tensor, one, elements, store=True) for slot, tensor in stores]
     per_tile: Callable[[Sequence[int]], float] = lambda t: t[0] / NUM_CORES * cycles + 100  # noqa: E731
     return Work(calls, body, ((size, 4),), ((0,),), 1, tuple(uses), per_tile, layer, needs_rule=needs_rule)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Rows of a tensor: the elements before the first of them, and from each to the next."""
-
-    tensor: str
-    first: int
-    stride: int
-
-
-def move(body: str, calls: tuple[int, ...], num_rows: int, row_size: int, *, source: Place | None, to: Place) -> Work:
-    """Return a copy of rows from one tensor to another, or a fill with zeros. Loops: rows, columns."""
-    rows, columns = Axis(num_rows, 0), Axis(row_size, 1)
-    uses = []
-    if source:
-        uses.append(Use("X", source.tensor, rows, columns, stride=source.stride, load=True, first=source.first))
-    uses.append(Use("Y", to.tensor, rows, columns, stride=to.stride, store=True, first=to.first))
-    return Work(calls, body, ((num_rows, 1), (row_size, 4)), ((0, 1),), 2, tuple(uses),
-                lambda t: t[0] * t[1] / NUM_CORES * 4.0 + 100)  # fmt: skip
