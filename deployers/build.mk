@@ -10,10 +10,14 @@ ELF := $(BUILD)/tinyclf.elf
 CONTRACT := -ffp-contract=on
 WARNINGS := -Wall -Wextra -Werror -Wcast-qual -Wcast-align -Wconversion -Wstrict-aliasing=2 -Wpointer-arith -Wshadow -Wundef -Wwrite-strings \
 	-Wstrict-prototypes -Wmissing-prototypes
-CFLAGS = -std=c99 $(WARNINGS) $(CONTRACT) $(OPT) $(addprefix -DTCL_PROFILE=,$(PROFILE)) $(if $(CHECKS),-DTCL_CHECKS) \
-	-DNUM_CORES=$(NUM_CORES) -Isrc -Itrainlib/include -Iport
+CFLAGS = -std=c99 $(WARNINGS) $(CONTRACT) $(OPT) $(addprefix -DTCL_PROFILE=,$(PROFILE)) $(if $(CHECKS),,-DTCL_UNCHECKED) \
+	-DNUM_CORES=$(NUM_CORES) -Isrc -Itrainlib/include $(addprefix -Itrainlib/src/fast/,$(INNER)) -Iport
 
 include port/port.mk
+
+# Which folders of trainlib/src/fast the inner loops of tiles are taken from; PULP has others.
+INNER ?= plain
+CHECKS ?= 1
 
 SOURCES := $(sort $(wildcard src/*.c trainlib/src/*.c trainlib/src/*/*.c port/*.c port/*.S src/*.S))
 OBJECTS := $(patsubst %,$(BUILD)/%.o,$(SOURCES))
@@ -29,7 +33,7 @@ $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(FLAGS)' | cmp -s - $@ || echo '$(FLAGS)' > $@
 
-$(BUILD)/%.c.o: %.c $(BUILD)/flags $(wildcard src/*.h trainlib/*/*.h trainlib/*/*/*.h port/*.h)
+$(BUILD)/%.c.o: %.c $(BUILD)/flags $(wildcard src/*.h trainlib/*/*.h trainlib/*/*/*.h trainlib/*/*/*/*.h port/*.h)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(TARGET_CFLAGS) -c -o $@ $<
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tinyclf.base.resources import resource_dir
@@ -18,14 +19,20 @@ def library_files(*, in_tiles: bool, beside_upstream: bool) -> dict[str, bytes]:
     of upstream's names get names of their own.
     """
     library = resource_dir("external/pulp-trainlib")
-    sources = [f for f in library.glob("src/*/*.[ch]") if in_tiles or f.parent.name not in _OF_TILES]
+    sources = [f for f in library.glob("src/**/*.[ch]") if in_tiles or f.relative_to(library).parts[1] not in _OF_TILES]
     files = sorted([*library.glob("include/*.h"), *sources])
     if not beside_upstream:
         return {f"trainlib/{f.relative_to(library).as_posix()}": f.read_bytes() for f in files}
     renaming = b'#include "tcl_own_names.h"\n#line 1\n'
     return {
-        f"trainlib/src/{f.name}": (renaming if f.match("src/plain/pulp_*.c") else b"") + f.read_bytes() for f in files
+        _beside_upstream(f.relative_to(library)): (renaming if f.match("src/plain/pulp_*.c") else b"") + f.read_bytes()
+        for f in files
     }
+
+
+def _beside_upstream(file: Path) -> str:
+    """Return where a file of the library lies: with all others, or where a build finds it by its folder."""
+    return f"trainlib/{file.as_posix()}" if file.parts[1] == "fast" else f"trainlib/src/{file.name}"
 
 
 def linkage_context(linkage: Linkage) -> dict[str, Any]:

@@ -104,8 +104,8 @@ class Kernel:
 
 
 _GEMM = FastForm("tcl_fast_gemm_fp32")
-_DW = "3x3, stride 1 or 2 both ways"
-_CONV3 = "3x3, stride 2, left padding 1, even width, at most 4 input channels"
+_DW = "3x3, stride 1 or 2 both ways, padding 1, even width at stride 2"
+_CONV3 = "3x3, stride 2, padding 1, even width, at most 4 input channels"
 _NO_BIAS = "upstream has no bias for depthwise and pointwise convolutions"
 _NO_RULE = "upstream has plain gradient descent only"
 _NO_RELU6, _NO_PADDING = "upstream has no ReLU6", "upstream's pooling has no padding"
