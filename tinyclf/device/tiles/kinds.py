@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -46,6 +46,16 @@ class TileWindow:
         strides = {1: self.outputs[1], 2: 2 * self.outputs[1]}
         is_3x3 = self.kernel == (3, 3) and self.stride[0] == self.stride[1]
         return is_3x3 and strides.get(self.stride[1]) == self.inputs[1] >= 2 and self.pad[1] == 1
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, int | float]) -> TileWindow:
+        """Return the window that fields of struct tcl_layer describe; those that are not named are 0."""
+        pairs = ("in_height in_width", "out_height out_width", "kernel_height kernel_width", "stride_h stride_w")
+        inputs, outputs, kernel, stride, pad = (
+            (int(fields.get(first, 0)), int(fields.get(second, 0)))
+            for first, second in (pair.split() for pair in (*pairs, "pad_top pad_left"))
+        )
+        return cls(inputs, outputs, kernel, stride, pad)
 
     @property
     def fields(self) -> tuple[tuple[str, int | float], ...]:
