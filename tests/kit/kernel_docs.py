@@ -12,9 +12,9 @@ Each function that a step of training calls, as `tinyclf/device/graph/kernels.py
 `python -m tests.kit.kernel_docs`.
 
 - "launched by": on which cores.
-- "on tiles": the body that does the work on tiles in L1. A kernel without one runs where the tensors lie, on PULP in L2.
-- "fast form": the function with inner loops in the target's own instructions, and what it asks of a layer. A body without
-  one is plain C.
+- "on tiles": the body that does the work on tiles in L1. Without one it is done where the tensors lie, on PULP in L2.
+- "fast form": the function with inner loops in the target's own instructions, and what it asks of a layer. A body
+  without one is plain C.
 
 `tinyclf deploy` says which calls of a net are done without a fast form, and with how much of the work.
 """
