@@ -9,6 +9,7 @@ INNER := xpulp xpulp_insn
 CHECKS ?=
 TARGET_CFLAGS := --target=riscv32-unknown-elf -march=rv32imc_zicsr_zfinx -mabi=ilp32 -DPORT_L1_BEHIND=$(L1_BEHIND) \
 	-ffunction-sections -isystem $(PICOLIBC)/include
+AR := riscv64-unknown-elf-ar
 LINK = riscv64-unknown-elf-ld -m elf32lriscv --gc-sections --no-warn-rwx-segments \
 	--defsym=port_l1_behind=$(L1_BEHIND) -T port/link.ld
 LIBS = -L$(PICOLIBC)/lib/rv32im/ilp32 -lm -lc $(LIBGCC)

@@ -378,7 +378,7 @@ def test_structs_that_differ_do_not_compile(target: Target, checkout: Upstream, 
     header.write_text(text.replace("int skip_wg_grad;", "int added; int skip_wg_grad;"))
     job = _job(Variant("LP"))
     emit_project(job, target, tmp_path / "project", upstream=find_upstream(str(changed)))
-    with pytest.raises(targets.ToolFailed, match="Linear_args"):
+    with pytest.raises(ToolFailed, match="Linear_args"):
         targets.build(tmp_path / "project", target)
 
 

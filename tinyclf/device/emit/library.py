@@ -7,8 +7,11 @@ from typing import Any
 
 from tinyclf.base.resources import resource_dir
 from tinyclf.device.emit.upstream import Linkage, own_symbol, summary
+from tinyclf.device.graph.headers import external_names
 from tinyclf.device.graph.kernels import KERNELS
 
+# What the templates name for other files: the net, its data, what it keeps.
+_OF_THE_NET = ("network", "network_load", "network_step", "tcl_labels", "tcl_parameters", "tcl_samples", "tcl_state")
 _OF_TILES = ("tiles", "fast")  # folders of sources that only a step on tiles calls
 
 
@@ -33,6 +36,11 @@ def library_files(*, in_tiles: bool, beside_upstream: bool) -> dict[str, bytes]:
 def _beside_upstream(file: Path) -> str:
     """Return where a file of the library lies: with all others, or where a build finds it by its folder."""
     return f"trainlib/{file.as_posix()}" if file.parts[1] == "fast" else f"trainlib/src/{file.name}"
+
+
+def names() -> list[str]:
+    """Return the external names of a net and its kernels, which a build can prefix."""
+    return sorted({*external_names(), *_OF_THE_NET, "tcl_weights_header"})
 
 
 def linkage_context(linkage: Linkage) -> dict[str, Any]:
