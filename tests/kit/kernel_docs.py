@@ -31,7 +31,8 @@ def text() -> str:
 
 def _row(row: Kernel) -> str:
     fast = [f"`{form.symbol}`" + (f": {form.condition}" if form.condition else "") for form in row.fast]
-    cells = [row.layer, row.direction, f"`{row.symbol}`", f"`{row.header}`", row.launch.value]
+    types = " to ".join(type.name for type in row.types)
+    cells = [row.layer, row.direction, types, f"`{row.symbol}`", f"`{row.header}`", row.launch.value]
     cells += [", ".join(f"`{tile.symbol}`" for tile in row.tiles) or "-", "; ".join(fast) or "-"]
     return f"| {' | '.join(cells)} |"
 

@@ -22,7 +22,7 @@ from torch import nn
 from tests.device.lowering import test_layers
 from tests.device.run import test_training as test_device_run
 from tests.kit.targets import on_targets
-from tinyclf.base.errors import BadInput, DoesNotFit
+from tinyclf.base.errors import BadInput, DoesNotFit, ToolFailed
 from tinyclf.cli import main
 from tinyclf.device import targets
 from tinyclf.device.emit import upstream

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tinyclf.device.tiles.plan import ALIGNMENT, Op, Operand
+from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT
+from tinyclf.device.tiles.plan import Op, Operand
 
 # What the structs of tcl_tile.h and one copy by a port's DMA can hold: a tiling beyond that is none.
 FIELD_TYPES = {
@@ -51,7 +52,7 @@ def _operand_fault(o: Operand) -> str | None:
         return f"a copy of {o.slot} is {o.num_bytes:,} bytes, the DMA can do {MOST_COPY_BYTES:,}"
     holds, span = _HOLDS["tcl_operand"], _HOLDS["tcl_span"]
     values = [("stride", o.stride, holds["stride"]), ("unit", o.unit, holds["unit"])]
-    values += [("buffers", buffer // ALIGNMENT, holds["buffers"]) for buffer in o.buffers]
+    values += [("buffers", buffer // BLOCK_ALIGNMENT, holds["buffers"]) for buffer in o.buffers]
     for s in (o.rows, o.columns):
         values += [("step", s.step, span["step"]), ("size", s.size, span["size"])]
         values += [("before", s.before, span["before"]), ("more", s.more, span["more"])]
