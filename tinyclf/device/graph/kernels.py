@@ -34,7 +34,7 @@ ACT_NONE, ACT_RELU, ACT_RELU6 = 0, 1, 2  # enum tcl_act
 
 
 class Launch(Enum):
-    """On which cores the caller runs a kernel; README's words."""
+    """On which cores the caller runs a kernel."""
 
     ITSELF = "itself"  # called on one core, it forks
     EVERY_CORE = "the caller, on every core"
@@ -54,11 +54,21 @@ class Kink:
 
 @dataclass(frozen=True)
 class FastForm:
-    """A faster function for the same values: the instructions that it is written for, and what it asks of the layer."""
+    """A function for the same values with inner loops in `instructions`, and when it is called.
+
+    Attributes:
+        symbol: its name.
+        body: the body of tiles that calls it, of those of the kernel.
+        instructions: the folder of src/fast with its inner loops.
+        condition: what it asks of the layer, in words; empty: nothing.
+        of_usual_columns: its inner loops do what TileWindow.has_usual_columns says, the rest of it is plain C.
+    """
 
     symbol: str
+    body: str
     instructions: str = "xpulp"
-    condition: str = ""  # in words; empty: always
+    condition: str = ""
+    of_usual_columns: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,7 @@ class Kernel:
         kink: of a backward pass, where the derivative jumps.
         act: of an activation that other operations can do on their own tiles: its number in enum tcl_act.
         tiles: bodies that do it on tiles, the usual one first.
-        fast: what those call where the target has the instructions.
+        fast: what those call; a body without one is plain C.
         ours: why it is never upstream's; empty: external/pulp-trainlib/upstream.toml says when it is.
     """
 
@@ -106,9 +116,19 @@ class Kernel:
         return self.tiles[0] if self.tiles else None
 
 
-_GEMM = FastForm("tcl_fast_gemm_fp32")
-_DW = "3x3, stride 1 or 2 both ways"
-_CONV3 = "3x3, stride 2, left padding 1, even width, at most 4 input channels"
+_CONV3 = "3x3, stride 2, padding 1, even width, at most 4 input channels"
+
+
+def _gemm(body: str) -> tuple[FastForm, ...]:
+    return (FastForm("tcl_fast_gemm_fp32", body),)
+
+
+def _window(direction: str) -> tuple[FastForm, ...]:
+    condition = "3x3, stride 1 or 2 both ways, padding 1, even width at stride 2"
+    body = f"tcl_tile_dw_{direction}"
+    return (FastForm(f"tcl_fast_dw_{direction}_fp32", body, condition=condition, of_usual_columns=True),)
+
+
 _NO_BIAS = "upstream has no bias for depthwise and pointwise convolutions"
 _NO_RULE = "upstream has plain gradient descent only"
 _NO_RELU6, _NO_PADDING = "upstream has no ReLU6", "upstream's pooling has no padding"
@@ -179,33 +199,35 @@ _ROWS = (
     Kernel("pulp_conv2d_fp32_fw_cl", "convolution", FW, *_CONV,
            tiles=(Tile("tcl_tile_conv_fw", "convolution", ("Y",), OF_W, ("X.rows", "W.columns")),
                   Tile("tcl_tile_conv3_fw", "convolution", ("Y",), OF_W, ("X.rows", "W.columns"))),
-           fast=(_GEMM, FastForm("tcl_fast_conv_fw_fp32", condition=_CONV3))),
+           fast=(*_gemm("tcl_tile_conv_fw"), FastForm("tcl_fast_conv_fw_fp32", "tcl_tile_conv3_fw", condition=_CONV3))),
     Kernel("pulp_conv2d_fp32_bw_cl", "convolution", BW, *_CONV),
     Kernel("pulp_conv2d_fp32_bw_param_grads_cl", "convolution", WG, *_CONV, by_rows=True,
            tiles=(Tile("tcl_tile_conv_wg", "convolution", OF_PARAMETERS, (*GRADS, *UPDATED), ("DY.columns",)),
                   Tile("tcl_tile_conv3_wg", "convolution", OF_PARAMETERS, (*GRADS, *UPDATED), ("DY.columns",))),
-           fast=(_GEMM, FastForm("tcl_fast_conv_wg_fp32", condition=_CONV3))),
-    Kernel("pulp_conv2d_fp32_bw_input_grads_cl", "convolution", IG, *_CONV, fast=(_GEMM,),
+           fast=(*_gemm("tcl_tile_conv_wg"), FastForm("tcl_fast_conv_wg_fp32", "tcl_tile_conv3_wg", condition=_CONV3))),
+    Kernel("pulp_conv2d_fp32_bw_input_grads_cl", "convolution", IG, *_CONV, fast=_gemm("tcl_tile_conv_ig"),
            tiles=(Tile("tcl_tile_conv_ig", "convolution", ("DX",), _CONV_IG, ("DY.rows", "W.rows")),)),
     Kernel("pulp_conv_dw_fp32_fw_cl", "depthwise", FW, *_DEPTHWISE,
            tiles=(Tile("tcl_tile_dw_fw", "depthwise", ("Y",), _DW_FW),),
-           fast=(FastForm("tcl_fast_dw_fw_fp32", condition=_DW),)),
+           fast=_window("fw")),
     Kernel("pulp_conv_dw_fp32_bw_cl", "depthwise", BW, *_DEPTHWISE),
     Kernel("pulp_conv_dw_fp32_bw_param_grads_cl", "depthwise", WG, *_DEPTHWISE,
            tiles=(Tile("tcl_tile_dw_wg", "depthwise", OF_PARAMETERS, _DW_WG, ("DY.columns",)),),
-           fast=(FastForm("tcl_fast_dw_wg_fp32", condition=_DW),)),
+           fast=_window("wg")),
     Kernel("pulp_conv_dw_fp32_bw_input_grads_cl", "depthwise", IG, *_DEPTHWISE,
            tiles=(Tile("tcl_tile_dw_ig", "depthwise", ("DX",), _DW_IG),),
-           fast=(FastForm("tcl_fast_dw_ig_fp32", condition=_DW),)),
-    Kernel("pulp_conv_pw_fp32_fw_cl", "pointwise", FW, *_POINTWISE, tiles=(_PW_FW,), fast=(_GEMM,)),
+           fast=_window("ig")),
+    Kernel("pulp_conv_pw_fp32_fw_cl", "pointwise", FW, *_POINTWISE, tiles=(_PW_FW,), fast=_gemm(_PW_FW.symbol)),
     Kernel("pulp_conv_pw_fp32_bw_cl", "pointwise", BW, *_POINTWISE),
     Kernel("pulp_conv_pw_fp32_bw_param_grads_cl", "pointwise", WG, *_POINTWISE, by_rows=True, tiles=(_PW_WG,),
-           fast=(_GEMM,)),
-    Kernel("pulp_conv_pw_fp32_bw_input_grads_cl", "pointwise", IG, *_POINTWISE, tiles=(_PW_IG,), fast=(_GEMM,)),
-    Kernel("pulp_linear_fp32_fw_cl", "linear", FW, *_LINEAR, tiles=(_PW_FW,), fast=(_GEMM,)),
+           fast=_gemm(_PW_WG.symbol)),
+    Kernel("pulp_conv_pw_fp32_bw_input_grads_cl", "pointwise", IG, *_POINTWISE, tiles=(_PW_IG,),
+           fast=_gemm(_PW_IG.symbol)),
+    Kernel("pulp_linear_fp32_fw_cl", "linear", FW, *_LINEAR, tiles=(_PW_FW,), fast=_gemm(_PW_FW.symbol)),
     Kernel("pulp_linear_fp32_bw_cl", "linear", BW, *_LINEAR),
-    Kernel("pulp_linear_fp32_bw_param_grads_cl", "linear", WG, *_LINEAR, by_rows=True, tiles=(_PW_WG,), fast=(_GEMM,)),
-    Kernel("pulp_linear_fp32_bw_input_grads_cl", "linear", IG, *_LINEAR, tiles=(_PW_IG,), fast=(_GEMM,)),
+    Kernel("pulp_linear_fp32_bw_param_grads_cl", "linear", WG, *_LINEAR, by_rows=True, tiles=(_PW_WG,),
+           fast=_gemm(_PW_WG.symbol)),
+    Kernel("pulp_linear_fp32_bw_input_grads_cl", "linear", IG, *_LINEAR, tiles=(_PW_IG,), fast=_gemm(_PW_IG.symbol)),
     Kernel("pulp_CrossEntropyLoss", "cross_entropy", FW, *_LOSS, launch=Launch.ONE_CORE),
     Kernel("pulp_CrossEntropyLoss_backward", "cross_entropy", IG, *_LOSS, launch=Launch.ONE_CORE),
     Kernel("pulp_MSELoss", "mse", FW, *_LOSS, launch=Launch.ONE_CORE),
@@ -214,10 +236,12 @@ _ROWS = (
            launch=Launch.EVERY_CORE, tiles=(elementwise("tcl_tile_descend", "W_NEW", "W", "DW", kind="descent"),)),
     Kernel("pulp_avgpool_fp32_fw_cl", "avgpool", FW, "pulp_pooling_fp32.h", "pool_args", launch=Launch.EVERY_CORE,
            tiles=(Tile("tcl_tile_avgpool_fw", "planes", ("Y",), _X_TO_Y),
-                  Tile("tcl_tile_globalpool_fw", "global", ("Y",), _X_TO_Y, ("X.columns",)))),
+                  Tile("tcl_tile_globalpool_fw", "global", ("Y",), _X_TO_Y, ("X.columns",))),
+           fast=(FastForm("tcl_fast_avgpool_fw_fp32", "tcl_tile_globalpool_fw", condition="global"),)),
     Kernel("pulp_avgpool_fp32_bw_cl", "avgpool", IG, "pulp_pooling_fp32.h", "pool_args", launch=Launch.EVERY_CORE,
            tiles=(Tile("tcl_tile_avgpool_bw", "planes", ("DX",), _DY_TO_DX),
-                  Tile("tcl_tile_globalpool_bw", "global", ("DX",), (*_DY_TO_DX, *MASKED)))),
+                  Tile("tcl_tile_globalpool_bw", "global", ("DX",), (*_DY_TO_DX, *MASKED))),
+           fast=(FastForm("tcl_fast_avgpool_bw_fp32", "tcl_tile_globalpool_bw", condition="global"),)),
     Kernel("tcl_sigmoid_fp32_fw_cl", "sigmoid", FW, *_ACTIVATION, ours=_NO_ACTIVATION,
            tiles=(map_tile("tcl_tile_sigmoid_fw", ("X",), "Y"),)),
     Kernel("tcl_sigmoid_fp32_bw_cl", "sigmoid", IG, *_ACTIVATION, ours=_NO_ACTIVATION,
@@ -248,7 +272,7 @@ _ROWS = (
            tiles=(Tile("tcl_tile_avgpool_padded_bw", "planes", ("DX",), _DY_TO_DX, fields=("count_padding",)),)),
     Kernel("tcl_bias_fp32_fw_cl", "bias", FW, "tcl_bias_fp32.h", "tcl_bias_args", ours=_NO_BIAS),
     Kernel("tcl_bias_fp32_bw_param_grads_cl", "bias", WG, "tcl_bias_fp32.h", "tcl_bias_args", tiles=(_BIAS_WG,),
-           ours=_NO_BIAS),
+           fast=(FastForm("tcl_fast_bias_act_bw_fp32", _BIAS_WG.symbol),), ours=_NO_BIAS),
     Kernel("tcl_cast_fp32_int8_cl", "cast", FW, "tcl_cast.h", "tcl_cast_args", types=(FLOAT32, INT8), ours=_NO_CASTS),
     Kernel("tcl_cast_int8_fp32_cl", "cast", FW, "tcl_cast.h", "tcl_cast_args", types=(INT8, FLOAT32), ours=_NO_CASTS),
     Kernel("tcl_maxpool_fp32_fw_cl", "maxpool", FW, "tcl_maxpool_fp32.h", "tcl_maxpool_args", ours=_NO_PADDING,

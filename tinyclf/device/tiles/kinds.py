@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -39,6 +39,23 @@ class TileWindow:
             return step, (rows - 1 + pad) // stride + 1 - first, -first
 
         return Axis(self.outputs[0], loop, rows_met)
+
+    @property
+    def has_usual_columns(self) -> bool:
+        """Tell whether windows are fast, as far as columns tell: has_usual_columns of fast_rows.h says the same."""
+        strides = {1: self.outputs[1], 2: 2 * self.outputs[1]}
+        is_3x3 = self.kernel == (3, 3) and self.stride[0] == self.stride[1]
+        return is_3x3 and strides.get(self.stride[1]) == self.inputs[1] >= 2 and self.pad[1] == 1
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, int | float]) -> TileWindow:
+        """Return the window that fields of struct tcl_layer describe; those that are not named are 0."""
+        pairs = ("in_height in_width", "out_height out_width", "kernel_height kernel_width", "stride_h stride_w")
+        inputs, outputs, kernel, stride, pad = (
+            (int(fields.get(first, 0)), int(fields.get(second, 0)))
+            for first, second in (pair.split() for pair in (*pairs, "pad_top pad_left"))
+        )
+        return cls(inputs, outputs, kernel, stride, pad)
 
     @property
     def fields(self) -> tuple[tuple[str, int | float], ...]:
@@ -181,8 +198,7 @@ def depthwise(row: Kernel, names: Names, window: TileWindow, num_channels: int) 
     kernel = window.kernel[0] * window.kernel[1]
     w = _loaded("W", names.w, channels, weights, kernel)
     layer = _layer(names, window)
-    is_fast = window.kernel == (3, 3) and window.stride[0] == window.stride[1] <= 2
-    per_mac = 0.33 if is_fast else 2.0
+    per_mac = 0.33 if window.has_usual_columns else 2.0
     row_macs = float(window.outputs[1] * kernel)
     if row.direction == FW:
         uses = _planes(names, window, channels, 1, ("X", names.x, True, True)) + w
@@ -213,10 +229,7 @@ def depthwise(row: Kernel, names: Names, window: TileWindow, num_channels: int) 
 
 def _is_first_layer(window: TileWindow, num_in: int) -> bool:
     """Tell whether tcl_fast_conv_*_fp32 is the better kernel."""
-    stride = window.stride[0]
-    beyond = (window.outputs[1] - 1) * stride - window.pad[1] + 3 - window.inputs[1]  # columns on the right
-    is_fast = window.kernel == (3, 3) and stride == window.stride[1] == 2 and window.pad[1] == 1 and beyond <= 1
-    return is_fast and window.inputs[1] % 2 == 0 and num_in <= 4
+    return window.has_usual_columns and window.stride[0] == 2 and num_in <= 4
 
 
 def _first_layer(row: Kernel, names: Names, window: TileWindow, num_in: int, num_out: int) -> Work:
