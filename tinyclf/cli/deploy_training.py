@@ -31,6 +31,7 @@ def deploy_training(
     from math import isfinite
 
     from tinyclf.base.errors import BadInput, CheckFailed
+    from tinyclf.cli.deploy_kernels import show_slow_calls
     from tinyclf.cli.deploy_upstream import show_linkage
     from tinyclf.device.run.training import emit_training, execute_training
     from tinyclf.jobs.training import RunSettings, make_training_job
@@ -46,6 +47,7 @@ def deploy_training(
         f"{num_test:,} test samples, {job.rule.optimizer}, learning rate {job.rule.learning_rate:g}"
     )
     show_linkage(program)
+    show_slow_calls(program)
     features = job.features
     if features:
         num = len(features.tensors)
