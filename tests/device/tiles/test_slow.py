@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.cli.test_cli import run
+from tests.kit.commands import run
 from tests.kit.targets import on_targets
 from tinyclf.device.graph.ir import Graph
 from tinyclf.device.graph.macs import macs_by_call
