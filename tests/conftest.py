@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.sessions import made_once
 from tests.kit.targets import LONG
 from tinyclf.device.targets.target import Target, find_target, find_targets
 
@@ -73,7 +74,7 @@ def digits_run(digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
     torch.set_num_threads(1)
     config = config_from(options={"data": digits_dir, "epochs": 4, "threads": 1})
-    return train(config, out=tmp_path_factory.mktemp("runs") / "digits")
+    return made_once(tmp_path_factory, "run", lambda folder: train(config, out=folder / "digits")) / "digits"
 
 
 @pytest.fixture(scope="session")
@@ -81,18 +82,23 @@ def trained(digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     """Return a run directory of two epochs, and what the command printed."""
     from tests.kit.commands import run
 
-    out = tmp_path_factory.mktemp("runs") / "clean"
-    result = run("train", "--data", digits_dir, "--out", out, "--epochs", 2, "--threads", 1, "--batch-size", 64)
-    assert result.exit_code == 0, result.output
-    return out, result.stdout
+    def train(folder: Path) -> None:
+        out = folder / "clean"
+        result = run("train", "--data", digits_dir, "--out", out, "--epochs", 2, "--threads", 1, "--batch-size", 64)
+        assert result.exit_code == 0, result.output
+        (folder / "printed").write_text(result.stdout)
+
+    folder = made_once(tmp_path_factory, "trained", train)
+    return folder / "clean", (folder / "printed").read_text()
 
 
 def _digits(tmp_path_factory: pytest.TempPathFactory, *, shifted: bool) -> Path:
     from tinyclf.workstation.data import build_dataset
 
-    out = tmp_path_factory.mktemp("data") / "digits"
-    build_dataset("digits", out=out, options={"shifted": shifted})
-    return out
+    def build(folder: Path) -> None:
+        build_dataset("digits", out=folder / "digits", options={"shifted": shifted})
+
+    return made_once(tmp_path_factory, "shifted" if shifted else "data", build) / "digits"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

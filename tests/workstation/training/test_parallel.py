@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from tests.kit.sessions import made_once
 from tinyclf.base.errors import BadInput
 from tinyclf.workstation.runs.config import config_from
 from tinyclf.workstation.runs.directory import read_rows
@@ -22,7 +23,7 @@ from tinyclf.workstation.training.parallel import GlobalBatchNorm2d, make_fabric
 @pytest.fixture(scope="module")
 def start(digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = config_from(options={"data": digits_dir, "epochs": 2, "threads": 1})
-    return train(config, out=tmp_path_factory.mktemp("runs") / "start")
+    return made_once(tmp_path_factory, "start", lambda folder: train(config, out=folder / "run")) / "run"
 
 
 def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.kit.sessions import made_once
 from tests.kit.targets import LONG
 from tinyclf.base.errors import BadInput, Interrupted, TinyclfError
 from tinyclf.workstation.data import Item, write_dataset
@@ -116,10 +117,16 @@ def stop_after(num: int) -> tuple[Observer, Any]:
     return Observer(on_step=steps.append), lambda: len(steps) + 1 >= num
 
 
-@pytest.mark.parametrize("steps", [1, 19, 20, 21, 40])  # in the midst, and at the end of an epoch of 20 steps
-def test_stopped_and_gone_on_with(digits_dir: Path, tmp_path: Path, steps: int) -> None:
+@pytest.fixture(scope="module")
+def whole(digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run of three epochs that nothing stopped."""
     config = config_from(overrides=overrides_of(digits_dir))
-    whole = train(config, out=tmp_path / "whole")
+    return made_once(tmp_path_factory, "whole", lambda folder: train(config, out=folder / "run")) / "run"
+
+
+@pytest.mark.parametrize("steps", [1, 19, 20, 21, 40])  # in the midst, and at the end of an epoch of 20 steps
+def test_stopped_and_gone_on_with(whole: Path, digits_dir: Path, tmp_path: Path, steps: int) -> None:
+    config = config_from(overrides=overrides_of(digits_dir))
     observer, should_stop = stop_after(steps)
     with pytest.raises(Interrupted, match=rf"stopped after step {steps}: go on with tinyclf train --resume .*parts"):
         train(config, out=tmp_path / "parts", observer=observer, should_stop=should_stop)
@@ -139,12 +146,14 @@ def test_a_complete_run_stays_as_it_is(digits_dir: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("more", [[], ["variant=FT", "lr=0.01"]], ids=["scratch", "FT"])
 def test_before_anything_was_saved_it_begins_anew(digits_dir: Path, tmp_path: Path, more: list[str]) -> None:
-    start = train(config_from(overrides=overrides_of(digits_dir, "epochs=1")), out=tmp_path / "start")
-    config = config_from(overrides=overrides_of(digits_dir, *more, *([f"from_run={start}"] if more else [])))
-    whole, part = train(config, out=tmp_path / "whole"), train(config, out=tmp_path / "parts")
+    if more:
+        start = train(config_from(overrides=overrides_of(digits_dir, "epochs=1")), out=tmp_path / "start")
+        more = [*more, f"from_run={start}"]
+    part = train(config_from(overrides=overrides_of(digits_dir, *more)), out=tmp_path / "parts")
+    whole = bytes_of(part)
     for name in ("state.pt", "best.safetensors", "last.safetensors", "train_log.csv", "card.md"):
         (part / name).unlink()
-    assert bytes_of(resume(part)) == bytes_of(whole)
+    assert bytes_of(resume(part)) == whole
 
 
 def test_early_stopping_is_part_of_the_run(digits_dir: Path, tmp_path: Path) -> None:
