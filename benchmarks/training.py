@@ -30,7 +30,8 @@ def bare_loop(data: Path, *, num_steps: int, threads: int) -> float:
     split = open_dataset(data).split("train")
     images = Preprocessing(128, 128).apply(split.gather(np.arange(BATCH_SIZE)))
     labels = torch.from_numpy(split.labels[:BATCH_SIZE])
-    model = build_model("mobilenet_wd4", num_classes=2, size=128).to(memory_format=torch.channels_last).train()
+    model = build_model("mobilenet_wd4", num_classes=2, size=128).train()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=2e-3, fused=True)
     begin = time.perf_counter()
     for step in range(num_steps + 2):
@@ -107,7 +108,7 @@ def main() -> None:
         if PHOTOGRAPHS.is_dir():
             build_dataset("folder", out=data, options={"from": str(PHOTOGRAPHS)}, num_workers=2)
         else:
-            build_dataset("digits", out=data)
+            build_dataset("digits", out=data, options={})
         what = f"{PHOTOGRAPHS.name}, 128x128" if PHOTOGRAPHS.is_dir() else "digits, 32x32"
         loop = loop_ratios(folder, threads=threads)
         cache = cache_ratios(data, folder, threads=threads)

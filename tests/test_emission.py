@@ -84,7 +84,7 @@ MOVES = {  # not of emitted projects, which lie one way or the other
 def moved(tmp_path: Path) -> tuple[Path, Path]:
     """Write a project with sources where they lay, and with the same where they have moved."""
     folders = tmp_path / "old", tmp_path / "new"
-    for folder, paths in zip(folders, (MOVES.keys(), MOVES.values()), strict=True):
+    for folder, paths in zip(folders, ([*MOVES], [*MOVES.values()]), strict=True):
         for old, path in zip(MOVES, paths, strict=True):
             file = folder / CASE / path
             file.parent.mkdir(parents=True, exist_ok=True)

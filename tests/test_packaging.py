@@ -68,7 +68,7 @@ def test_wheel_in_a_fresh_environment_deploys(wheel: Path, tmp_path: Path) -> No
         env=environment,
     ).stdout
     assert where.startswith(str(tmp_path)), where
-    command = [tmp_path / "venv" / "bin" / "tinyclf", "deploy", "--target", "host", "--size", "32", "--steps", "2"]
+    command = [str(tmp_path / "venv" / "bin" / "tinyclf"), "deploy", "--target", "host", "--size", "32", "--steps", "2"]
     done = subprocess.run(
         [*command, "--out", "project", "--execute"],
         capture_output=True,

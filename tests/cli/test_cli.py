@@ -248,7 +248,9 @@ def test_finding_a_learning_rate(digits_dir: Path, tmp_path: Path) -> None:
 
 
 def test_logs_for_tensorboard(digits_dir: Path, tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+        EventAccumulator,
+    )
 
     out = tmp_path / "run"
     options = ("--epochs", 2, "--threads", 1, "--arch", "fdmobilenet_wd4", "--tensorboard", "--out", out)

@@ -12,6 +12,12 @@ from tests.kit.commands import run
 from tinyclf.device.targets.target import find_target
 
 
+def _percent(pattern: str, text: str) -> float:
+    found = re.search(pattern, text)
+    assert found, pattern
+    return float(found[1])
+
+
 @pytest.mark.target("host")
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The other targets run the same step in test_cli_device; here they would only cost time.
@@ -20,11 +26,10 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = run("demo")
     assert result.exit_code == 0, result.output
-    clean = float(re.search(r"eval demo/clean --data demo/digits --split test\naccuracy ([\d.]+)%", result.stdout)[1])
+    clean = _percent(r"eval demo/clean --data demo/digits --split test\naccuracy ([\d.]+)%", result.stdout)
     summary = result.stdout.split("=== Summary")[1]
     before, lp, ft = (
-        float(re.search(rf"  {name}.* ([\d.]+)%", summary)[1])
-        for name in ("before adapting", "after LP", "after FT K=2")
+        _percent(rf"  {name}.* ([\d.]+)%", summary) for name in ("before adapting", "after LP", "after FT K=2")
     )
     assert clean >= 90
     assert clean - before >= 20, "the shift must cost the model at least 20 points"

@@ -9,6 +9,7 @@ import shlex
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,8 +172,10 @@ def test_what_cannot_be_narrowed_is_refused() -> None:
         (None, {"train_channels": ("output=0.5",)}, "--train-channels narrows what is trained: say what"),
     ],
 )
-def test_selections_that_make_no_sense_are_refused(name: str | None, options: dict[str, tuple[str]], message: str):
-    given = {"layers": (), "bias_only": False, "train_channels": (), **options}
+def test_selections_that_make_no_sense_are_refused(
+    name: str | None, options: dict[str, tuple[str]], message: str
+) -> None:
+    given: dict[str, Any] = {"layers": (), "bias_only": False, "train_channels": (), **options}
     with pytest.raises(BadInput, match=message):
         chosen_variant(name, k=2, **given)
 
@@ -365,8 +368,8 @@ def test_twenty_steps_leave_frozen_channels_to_the_bit(optimizer: str) -> None:
         images, labels = torch.randn(4, 3, 32, 32, generator=generator), torch.arange(4) % 3
         optim.zero_grad()
         nn.functional.cross_entropy(model(images), labels).backward()
-        parameters = dict(model.named_parameters())
-        assert not any(parameters[name].grad[num:].any() for name, num in limits.items())
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        assert not any(gradients[name][num:].any() for name, num in limits.items())
         nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optim.step()
         average.update()
@@ -478,7 +481,9 @@ def test_memory_of_a_selection() -> None:
     refused(run("deploy", "--target", "host", "--bias-only"), "say what, with --variant or --layers")
 
 
-def test_runs_are_named_by_their_kind(digits_run: Path, digits_dir: Path, tmp_path: Path, monkeypatch) -> None:
+def test_runs_are_named_by_their_kind(
+    digits_run: Path, digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     options = {"data": digits_dir, "from_run": digits_run, "variant": "LP", "bias_only": True, "epochs": 1}
     made = train(config_from(options={**options, "threads": 1}))

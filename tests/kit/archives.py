@@ -54,7 +54,7 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 def python2_array(array: NDArray[np.uint8]) -> bytes:
     """Return an array as python 2's cPickle wrote it into the official files, without the frame around it."""
     rows, columns = array.shape
-    raw = array.tobytes()
+    raw: bytes = array.tobytes()
     return (
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
         + b"(K\x01K"

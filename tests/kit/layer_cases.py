@@ -50,7 +50,7 @@ def _combined(lowered: Lowered) -> tuple[Call, ...]:
     return (both, *bias)
 
 
-def _in_place(lowered: Lowered, calls: tuple[Call, ...], zero: Tensor) -> tuple[list[Node], list[Call]]:
+def _in_place(lowered: Lowered, calls: list[Call], zero: Tensor) -> tuple[list[Node], list[Call]]:
     """Let the output take the memory of the first input, and their gradients too; both are copies, made by adding 0.
 
     Of a layer that keeps its input only the gradients share their memory.
@@ -60,7 +60,10 @@ def _in_place(lowered: Lowered, calls: tuple[Call, ...], zero: Tensor) -> tuple[
     values = {BlobOf(x): BlobOf(x if lowered.keeps_input else y, gradient), BlobOf(y): BlobOf(y, gradient)}
     names = {gradient_name(y): gradient_name(x)} | ({} if lowered.keeps_input else {x: y})
     nodes = [
-        replace(node, attributes=tuple((n, values.get(v, v)) for n, v in node.attributes)) for node in lowered.nodes
+        replace(
+            node, attributes=tuple((n, values.get(v, v) if isinstance(v, BlobOf) else v) for n, v in node.attributes)
+        )
+        for node in lowered.nodes
     ]
     before = []
     for source, copy in names.items() if lowered.backward_input else [(x, y)]:
@@ -83,7 +86,11 @@ def cases_graph(
     """
     rng = np.random.default_rng(SEED)
     tensors: dict[str, Tensor] = {}
-    nodes, calls, values, expected, labels = [], [], {}, {}, {}
+    nodes: list[Node] = []
+    calls: list[Call] = []
+    values: Arrays = {}
+    expected: Arrays = {}
+    labels: dict[str, str] = {}
     for number, (layer, case) in enumerate(all_cases() if cases is None else cases):
         accepting = [k for k in LAYERS if k.accepts(case.module)]
         assert accepting == [layer], f"{case.label} is accepted by {accepting}"
@@ -98,7 +105,7 @@ def cases_graph(
         x_grads = [Tensor(gradient_name(x.name), x.shape, Role.GRADIENT) for x in xs if lowered.backward_input]
         grads = [Tensor(gradient_name(p.name), p.trained_shape, Role.GRADIENT) for p in lowered.trained]
         backward = _combined(lowered) if combined else (*lowered.backward_parameters, *lowered.backward_input)
-        own_nodes, own_calls = lowered.nodes, (*lowered.forward, *backward)
+        own_nodes, own_calls = [*lowered.nodes], [*lowered.forward, *backward]
         if case.in_place:
             zero = Tensor(f"case{number}.zero", case.input_shape, Role.PARAMETER)
             own_nodes, own_calls = _in_place(lowered, own_calls, zero)
@@ -121,7 +128,7 @@ def cases_graph(
         results = {lowered.output.name: y[0]}
         results |= {x_grad.name: x.grad for x_grad, x in zip(x_grads, xs_torch, strict=False)}
         num = trained_channels(module)
-        results |= {gradient_name(name): p.grad[:num] for name, p in own.items() if p.requires_grad}
+        results |= {gradient_name(name): p.grad[:num] for name, p in own.items() if p.grad is not None}
         expected |= {name: value.detach().numpy() for name, value in results.items()}
         labels |= {name: f"{case.label}: {name}" for name in results}
     # The arena as a whole is reported after the last call.

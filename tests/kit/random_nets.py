@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -107,7 +108,7 @@ def _block(rng: random.Random, shape: tuple[int, ...]) -> nn.Module:
     if kind == "grouped":
         return _grouped(rng, shape)
     if kind == "residual":
-        branches = [_chain(rng, channels, channels, before=True) for _ in range(rng.randrange(1, 3))]
+        branches: list[nn.Module] = [_chain(rng, channels, channels, before=True) for _ in range(rng.randrange(1, 3))]
         branches.append(nn.Identity())
         rng.shuffle(branches)
         # `+=` must not change the input, which the other branches take.
@@ -118,8 +119,9 @@ def _block(rng: random.Random, shape: tuple[int, ...]) -> nn.Module:
         branches = [_chain(rng, channels, out, stride=2), nn.Conv2d(channels, out, 1, stride=2)]
         rng.shuffle(branches)
         return Residual(branches, style=rng.choice(("add", "iadd")), after=rng.choice(("", "relu", "relu6")))
-    kernel = tuple(rng.choice((1, 3, 5)) for _ in range(2)) if rng.random() < 0.3 else (rng.choice((1, 3, 5)),) * 2
-    padding = tuple(rng.randrange(max(0, (k - n + 1) // 2), k // 2 + 2) for k, n in zip(kernel, shape[1:], strict=True))
+    kernel = (rng.choice((1, 3, 5)), rng.choice((1, 3, 5))) if rng.random() < 0.3 else (rng.choice((1, 3, 5)),) * 2
+    down, across = (rng.randrange(max(0, (k - n + 1) // 2), k // 2 + 2) for k, n in zip(kernel, shape[1:], strict=True))
+    padding = (down, across)
     stride = rng.choice((1, 1, 2, (1, 2)))
     depthwise = channels > 1 and rng.random() < 0.4
     out = channels if depthwise else rng.randrange(1, MAX_CHANNELS)
@@ -133,11 +135,13 @@ def _grouped(rng: random.Random, shape: tuple[int, ...]) -> nn.Module:
     channels, height, width = shape
     groups = rng.choice([n for n in range(1, channels + 1) if channels % n == 0])
     dilation = rng.choice((1, 2, (1, 2)))
-    pads = [rng.randrange(0, 3) for _ in range(4)]
-    kernel = (rng.choice((1, 2, 3)) if height + pads[2] + pads[3] > 4 else 1, 3 if width + pads[0] + pads[1] > 4 else 1)
+    left, right, top, bottom = (rng.randrange(0, 3) for _ in range(4))
+    kernel = (rng.choice((1, 2, 3)) if height + top + bottom > 4 else 1, 3 if width + left + right > 4 else 1)
     out = groups * rng.randrange(1, 3)
     conv = nn.Conv2d(channels, out, kernel, rng.choice((1, (2, 1))), 0, dilation, groups, bias=rng.random() < 0.7)
-    return nn.Sequential(nn.ConstantPad2d(tuple(pads), rng.choice((0.0, 0.5))), _scaled(rng, conv), *_activation(rng))
+    return nn.Sequential(
+        nn.ConstantPad2d((left, right, top, bottom), rng.choice((0.0, 0.5))), _scaled(rng, conv), *_activation(rng)
+    )
 
 
 def _chain(rng: random.Random, num_in: int, num_out: int, *, stride: int = 1, before: bool = False) -> nn.Sequential:
@@ -160,7 +164,14 @@ def _chain(rng: random.Random, num_in: int, num_out: int, *, stride: int = 1, be
 
 
 def _activation(rng: random.Random) -> list[nn.Module]:
-    return rng.choice(([], [nn.ReLU(inplace=True)], [nn.ReLU()], [nn.ReLU6(inplace=True)], [nn.ReLU6()]))
+    choices: tuple[list[nn.Module], ...] = (
+        [],
+        [nn.ReLU(inplace=True)],
+        [nn.ReLU()],
+        [nn.ReLU6(inplace=True)],
+        [nn.ReLU6()],
+    )
+    return rng.choice(choices)
 
 
 def _scaled(rng: random.Random, conv: nn.Conv2d) -> nn.Conv2d:
@@ -201,7 +212,7 @@ def random_variant(rng: random.Random, net: RandomNet) -> Variant:
     return Variant("layers", 0, tuple(sorted(globs)), bias_only, tuple(channels))
 
 
-def _matched(layers: list[tuple[str, nn.Module]], glob: str) -> bool:
+def _matched(layers: Sequence[tuple[str, nn.Module]], glob: str) -> bool:
     return any(fnmatchcase(name, glob) for name, _ in layers)
 
 

@@ -42,7 +42,7 @@ def encoded(number: int, kind: str = "PNG") -> bytes:
 
 def row(number: int, *, person: int, filled: bool = True, kind: str = "PNG") -> dict[str, Any]:
     """Return one row; tag number t of image n is the parity of n // (t + 1)."""
-    tags = {tag: number // (index + 1) % 2 for index, tag in enumerate(TAGS)}
+    tags: dict[str, int | None] = {tag: number // (index + 1) % 2 for index, tag in enumerate(TAGS)}
     if not filled:
         tags = {tag: value if tag in ("depiction", "body_part") else None for tag, value in tags.items()}
     name = f"{number:016x}.jpg"

@@ -59,7 +59,7 @@ def test_two_classes_of_any_distance(library: ctypes.CDLL) -> None:
     rng = np.random.default_rng(1)
     distances = np.concatenate([np.linspace(0, 120, 20_001), 10.0 ** rng.uniform(-30, 2, 20_000), [1e30, 3e38]])
     for distance in distances.astype(np.float32):
-        loss, diff = _cross_entropy(library, np.float32([0, -distance]), np.float32([1, 0]))
+        loss, diff = _cross_entropy(library, np.array([0, -distance], np.float32), np.array([1, 0], np.float32))
         rest = np.exp(-np.float64(distance))
         assert abs(loss - np.log1p(rest)) <= BOUND * np.log1p(rest) + LEAST, distance
         assert abs(diff[1] - rest / (1 + rest)) <= BOUND * rest / (1 + rest) + LEAST, distance
@@ -81,10 +81,10 @@ def test_many_classes(library: ctypes.CDLL, num: int) -> None:
 
 
 def test_what_is_no_number_stays_none(library: ctypes.CDLL) -> None:
-    target = np.float32([1, 0, 0])
+    target = np.array([1, 0, 0], np.float32)
     for logits in ([0, np.nan, 1], [np.nan, 0, 1], [-np.inf] * 3):
-        loss, diff = _cross_entropy(library, np.float32(logits), target)
+        loss, diff = _cross_entropy(library, np.array(logits, np.float32), target)
         assert np.isnan(loss)
         assert np.isnan(diff).any()
-    assert np.isnan(_cross_entropy(library, np.float32([0, np.inf, 1]), target)[0])
-    assert _cross_entropy(library, np.float32([0, -np.inf, -1]), target)[1][1] == 0
+    assert np.isnan(_cross_entropy(library, np.array([0, np.inf, 1], np.float32), target)[0])
+    assert _cross_entropy(library, np.array([0, -np.inf, -1], np.float32), target)[1][1] == 0

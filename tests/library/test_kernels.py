@@ -49,14 +49,14 @@ def _pw_cases(rng: np.random.Generator) -> Iterator[Case]:
         (5, 33, 9),
         (24, 12, 9),
     ]
-    sizes += [tuple(int(n) for n in rng.integers(1, (10, 10, 18))) for _ in range(15)]
+    sizes += [(int(a), int(b), int(c)) for a, b, c in rng.integers(1, (10, 10, 18), (15, 3))]
     for number, (num_in, num_out, pixels) in enumerate(sizes):
         for direction in ("fw", "wg", "ig"):
             accumulate = bool(rng.integers(2))
             bias = direction == "fw" and not accumulate and bool(rng.integers(2))
             act = ACTS[number % 3] if direction == "fw" else "NONE"
             gap = int(rng.integers(3))
-            options = {"bias": bias, "accumulate": accumulate, "act": act}
+            options: dict[str, Any] = {"bias": bias, "accumulate": accumulate, "act": act}
             yield pw_case(direction, num_in, num_out, pixels, gap=gap, **options)
             if number % 2:
                 yield pw_case(direction, num_in, num_out, pixels, gap=gap, x_gap=gap + 1, **options)

@@ -58,7 +58,7 @@ def test_no_bytes_are_read_as_another_type(tmp_path: Path) -> None:
         pytest.skip("cc is not GCC, which alone has -Wcast-align=strict")
     flags = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-Wcast-align=strict", "-Wstrict-aliasing=1"]
     for source in LIBRARY.rglob("*.c"):
-        command = ["cc", *flags, "-DNUM_CORES=2", *include_flags("plain"), "-fsyntax-only", source]
+        command = ["cc", *flags, "-DNUM_CORES=2", *include_flags("plain"), "-fsyntax-only", str(source)]
         subprocess.run(command, check=True)
         assert not re.search(r"\(void (const )?\*\)\s*\w", source.read_text()), f"{source}: a cast to void *"
 
@@ -82,7 +82,7 @@ def _compile_for_pulp(source: Path, *flags: str) -> str:
         _PICOLIBC,
         "-DNUM_CORES=8",
     ]
-    command = [*clang, "-std=gnu99", *flags, *include, "-c", source, "-o", "/dev/null"]
+    command = [*clang, "-std=gnu99", *flags, *include, "-c", str(source), "-o", "/dev/null"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
 

@@ -71,7 +71,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
             pytest.skip(f"{tool} is missing")
     root = tmp_path_factory.mktemp("sdk")
     objects: dict[tuple[str, bytes], Path] = {}
-    result = {}
+    result: dict[str, list[Path]] = {}
     for kind in PROJECTS:
         project = _emit(kind, root / kind)
         sources = [project / s for s in (*_sources((project / "Makefile.sdk").read_text()), "src/data.S")]
@@ -162,9 +162,9 @@ def test_an_instruction_is_the_same_by_name_and_by_encoding(tmp_path: Path) -> N
     uses = " ".join(use for use, _, _ in INSTRUCTIONS)
     source = tmp_path / "all.c"
     source.write_text(f'#include "xpulp.h"\nvoid all(void) {{ __asm__ volatile({uses}); }}\n')
-    command = [*CC, "-O1", source]
+    command = [*CC, "-O1", str(source)]
     insn, names = (include_flags("xpulp", f"xpulp_{spelling}") for spelling in ("insn", "names"))
-    subprocess.run([*command, *insn, "-c", "-o", tmp_path / "all.o"], check=True)
+    subprocess.run([*command, *insn, "-c", "-o", str(tmp_path / "all.o")], check=True)
     subprocess.run(
         ["riscv64-unknown-elf-objcopy", "-O", "binary", "-j", ".text", "all.o", "all.bin"], cwd=tmp_path, check=True
     )
@@ -193,8 +193,8 @@ def test_gcc_takes_the_fast_kernels(source: str, tmp_path: Path) -> None:
         *picolibc,
         "-S",
         "-o",
-        output,
-        LIBRARY / "src" / "fast" / source,
+        str(output),
+        str(LIBRARY / "src" / "fast" / source),
     ]
     subprocess.run(command, check=True)
     assert ".insn" not in output.read_text()

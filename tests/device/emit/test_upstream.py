@@ -11,11 +11,13 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from numpy.typing import NDArray
 from torch import nn
 
 from tests.kit.layer_cases import NUM_STEPS, TOLERANCE, all_cases, cases_graph, with_gaps
@@ -42,7 +44,7 @@ from tinyclf.device.emit.upstream import (
 from tinyclf.device.footprint.regions import code_bound, linked_regions
 from tinyclf.device.graph.ir import gradient_name
 from tinyclf.device.graph.kernels import KERNELS
-from tinyclf.device.lowering.layer import Case
+from tinyclf.device.lowering.layer import Case, Layer
 from tinyclf.device.lowering.layers import LAYERS
 from tinyclf.device.reference.steps import relative_error
 from tinyclf.device.run.job import Job
@@ -218,7 +220,7 @@ def test_the_command_says_whose_kernels_a_project_calls(
 # --- with a checkout, in GVSoC ------------------------------------------------------------------------------------
 
 
-def _more_cases():
+def _more_cases() -> list[tuple[type[Layer], Case]]:
     """Return the layers' cases, and some for conditions that none of them meets."""
     conv = next(layer for layer in LAYERS if layer.__name__ == "Conv2d")
     more = (
@@ -229,7 +231,9 @@ def _more_cases():
     return [*all_cases(), *((conv, case) for case in more)]
 
 
-def _run_cases(checkout: Upstream, project: Path, num_cores: int):
+def _run_cases(
+    checkout: Upstream, project: Path, num_cores: int
+) -> tuple[Program, dict[str, str], list[dict[str, float]], list[NDArray[Any]]]:
     graph, values, expected, labels = cases_graph(_more_cases())
     graph, linkage = link(graph, checkout)
     graph, plan = with_gaps(graph)

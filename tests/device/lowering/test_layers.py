@@ -13,6 +13,7 @@ from tests.kit.layer_cases import (
     NUM_STEPS,
     SEED,
     TOLERANCE,
+    Arrays,
     cases_graph,
     with_gaps,
 )
@@ -52,7 +53,9 @@ def _tiles(graph: Graph, plan: MemoryPlan, traced: frozenset[str]) -> TilePlan:
     return tiles
 
 
-def _run(target: Target, project: Path, *, combined: bool, variables: tuple[str, ...] = (), tiled: bool = False):
+def _run(
+    target: Target, project: Path, *, combined: bool, variables: tuple[str, ...] = (), tiled: bool = False
+) -> tuple[MemoryPlan, Arrays, dict[str, str], targets.Results]:
     graph, values, expected, labels = cases_graph(combined=combined)
     graph, plan = with_gaps(graph)
     traced = frozenset(name for call in graph.calls for name in call.writes)
@@ -81,7 +84,7 @@ def test_tiles_match_pytorch(target: Target, tmp_path: Path) -> None:
     _check_results(*_run(target, tmp_path / "cases", combined=False, variables=variables, tiled=True))
 
 
-def _check_results(plan: MemoryPlan, expected, labels, results: targets.Results) -> None:
+def _check_results(plan: MemoryPlan, expected: Arrays, labels: dict[str, str], results: targets.Results) -> None:
     assert len(results.steps) == NUM_STEPS
     for step in results.steps:
         errors = {labels[name]: relative_error(step[name], value) for name, value in expected.items()}

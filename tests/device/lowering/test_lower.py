@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -97,12 +98,13 @@ def test_a_layer_without_a_use_is_refused() -> None:
 class _Net(nn.Module):
     """What `body` makes of (3, 8, 8), flattened, then a linear layer."""
 
-    def __init__(self, body: Callable[[_Net, torch.Tensor], torch.Tensor], **layers: nn.Module) -> None:
+    def __init__(self, body: Callable[[Any, torch.Tensor], torch.Tensor], **layers: nn.Module) -> None:
         super().__init__()
         self.body = body
         for name, layer in layers.items():
             self.add_module(name, layer)
-        self.flat, self.head = nn.Flatten(), nn.Linear(3 * 64, 2)
+        self.flat: nn.Module = nn.Flatten()
+        self.head: nn.Module = nn.Linear(3 * 64, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.flat(self.body(self, x)))
@@ -164,14 +166,14 @@ def test_only_a_bias_or_only_a_weight_costs_no_more_than_that() -> None:
     for groups, kernel in ((1, "pulp_conv2d_fp32_bw_param_grads_cl"), (3, "pulp_conv_dw_fp32_bw_param_grads_cl")):
         net = _Net(lambda n, x: n.a(x), a=nn.Conv2d(3, 3, 3, padding=1, groups=groups))
         net.requires_grad_(False)
-        net.a.bias.requires_grad_(True)
+        net.get_parameter("a.bias").requires_grad_(True)
         graph = _graph_of(net)
         assert not [c for c in graph.calls if c.phase is Phase.BACKWARD and "input" in c.reads]
         assert "a.weight.grad" not in graph.by_name
         update = next(c for c in graph.calls if c.phase is Phase.UPDATE)
         assert update.writes == ("a.bias",)
         net.requires_grad_(False)
-        net.a.weight.requires_grad_(True)
+        net.get_parameter("a.weight").requires_grad_(True)
         graph = _graph_of(net)
         (grad,) = (c for c in graph.calls if c.phase is Phase.BACKWARD and c.node.startswith("a"))
         assert (grad.kernel, grad.writes) == (kernel, ("a.weight.grad",))
@@ -226,11 +228,11 @@ def test_functions_and_repeated_calls_are_layers_of_their_own() -> None:
     ],
 )
 def test_what_cannot_be_lowered_is_refused_with_its_reason(
-    body: Callable[[_Net, torch.Tensor], torch.Tensor], message: str
+    body: Callable[[Any, torch.Tensor], torch.Tensor], message: str
 ) -> None:
     net = _Net(body, a=_conv(), b=_conv(), r=nn.ReLU(inplace=True), p=nn.AdaptiveAvgPool2d(1), l=nn.Linear(8, 8))
     net.a2 = nn.Conv2d(3, 1, 1)
-    net.b.weight = net.a.weight
+    net.get_submodule("b").weight = net.get_parameter("a.weight")
     with pytest.raises(Unsupported, match=message):
         _graph_of(net)
 
@@ -248,7 +250,7 @@ def test_what_cannot_be_lowered_is_refused_with_its_reason(
         lambda n, x: nn.functional.pad(n.a(x), (0, 1), value=0.5),
     ],
 )
-def test_calls_of_modules_compute_what_the_net_computes(body: Callable[[_Net, torch.Tensor], torch.Tensor]) -> None:
+def test_calls_of_modules_compute_what_the_net_computes(body: Callable[[Any, torch.Tensor], torch.Tensor]) -> None:
     net = _Net(body, a=_conv(), b=_conv(), c=nn.Conv2d(3, 3, (3, 2), padding=0), s=nn.ChannelShuffle(3))
     net.head, net.flat = nn.Identity(), nn.Identity()
     traced, x = as_module_calls(net), torch.randn(2, 3, 8, 8)
@@ -268,7 +270,7 @@ def test_calls_of_modules_compute_what_the_net_computes(body: Callable[[_Net, to
     ],
 )
 def test_what_cannot_be_moved_is_refused_with_its_reason(
-    body: Callable[[_Net, torch.Tensor], torch.Tensor], message: str
+    body: Callable[[Any, torch.Tensor], torch.Tensor], message: str
 ) -> None:
     net = _Net(body, a=_conv(), b=_conv())
     net.head = nn.LazyLinear(2)

@@ -133,7 +133,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     folder = tmp_path_factory.mktemp("c")
     (folder / "harness.c").write_text(_HARNESS)
     flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-O2", "-DNUM_CORES=1", "-shared", "-fPIC"]
-    files = [
+    files: list[str | Path] = [
         f"-I{LIBRARY / 'include'}",
         folder / "harness.c",
         LIBRARY / "src/plain/tcl_cast.c",
@@ -160,15 +160,17 @@ def test_rounding_to_eight_bits_in_c(library: ctypes.CDLL, values: list[float], 
     memory = ctypes.c_char.in_dll(library, "memory")
     library.tcl_features_of.restype = ctypes.POINTER(ctypes.c_uint32)
     sample, label = ctypes.c_uint64(1), ctypes.c_uint32()
-    first[:], second[:] = values, (1.0, -0.5)
+    first[:], second[:] = values, [1.0, -0.5]
     library.tcl_features_keep(ctypes.byref(memory), sample, ctypes.c_uint32(9))
     words = np.array(library.tcl_features_of(ctypes.byref(memory), sample)[:5], dtype="<u4")
     assert words[:1].view("<f4")[0] == np.float32(scale)
     assert words[1:3].view("i1")[:7].tolist() == codes
-    first[:], second[:] = [5.0] * 7, (5.0, 5.0)
+    first[:], second[:] = [5.0] * 7, [5.0, 5.0]
     assert library.tcl_features_kept(ctypes.byref(memory), sample, ctypes.byref(label)) == 1
     assert label.value == 9
     assert library.tcl_features_kept(ctypes.byref(memory), ctypes.c_uint64(2), ctypes.byref(label)) == 0
     library.tcl_features_recall(ctypes.byref(memory), sample)
-    np.testing.assert_array_equal(np.float32(first[:]), np.float32(words[:1].view("<f4")[0]) * np.float32(codes))
+    np.testing.assert_array_equal(
+        np.array(first[:], np.float32), words[:1].view("<f4")[0] * np.array(codes, np.float32)
+    )
     assert second[:] == pytest.approx([1.0, -64 / 127])

@@ -11,9 +11,9 @@ from tinyclf.device.reference.quantized import DeviceCodes, QuantizedFeatures
 
 def _net() -> nn.Sequential:
     """Return a net whose frozen part is the identity, and whose trained part a sum."""
-    net = nn.Sequential(nn.Identity(), nn.ReLU(), nn.Linear(4, 1, bias=False)).double()
-    nn.init.ones_(net[2].weight)
-    return net
+    last = nn.Linear(4, 1, bias=False)
+    nn.init.ones_(last.weight)
+    return nn.Sequential(nn.Identity(), nn.ReLU(), last).double()
 
 
 def _logit(values: list[float], device: DeviceCodes | None, *, tie: float = 1e-3) -> tuple[float, float]:
@@ -48,16 +48,17 @@ def test_a_tie_is_the_devices_and_nothing_else() -> None:
 
 
 def test_gradients_end_at_the_cut_and_the_frozen_part_runs_once() -> None:
-    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    first_layer, last = nn.Linear(4, 4), nn.Linear(4, 2)
+    net = nn.Sequential(first_layer, nn.ReLU(), last).double()
     features = QuantizedFeatures(net, first_trained="2", device=None, tie=0.0)
     image = torch.ones(1, 4, dtype=torch.float64)
     first = features.logits(3, image)
     torch.autograd.backward(first.sum())
-    assert net[0].weight.grad is None
-    assert net[2].weight.grad is not None
+    assert first_layer.weight.grad is None
+    assert last.weight.grad is not None
     with torch.no_grad():
-        net[2].weight *= 2
-        net[0].weight.zero_()
+        last.weight *= 2
+        first_layer.weight.zero_()
     again = features.logits(3, torch.zeros_like(image))
-    bias = net[2].bias.detach()
+    bias = last.bias.detach()
     torch.testing.assert_close(again.detach() - bias, 2 * (first.detach() - bias))

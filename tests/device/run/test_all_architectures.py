@@ -80,5 +80,6 @@ def test_every_architecture_fits_pulp_or_says_what_it_needs(arch: str, variant: 
         needed, there = (int(n.replace(",", "")) for n in re.findall(r"(?:needs|has) ([\d,]+)", refusal))
         assert needed > there > 0
     else:
+        assert target.memory_bytes is not None
         assert program.plan.parameter_bytes + program.plan.arena_bytes <= target.memory_bytes
     assert bool(refusal) == (arch == "mobilenet_w1") or (arch, variant.name) not in USUAL_ON_PULP

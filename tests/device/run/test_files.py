@@ -44,10 +44,10 @@ pytestmark = pytest.mark.target("host")
 
 
 def _compile(out: Path, *arguments: str) -> Path:
-    harness = [FUZZ / "device_files.c", LIBRARY / "src" / "run" / "tcl_files.c"]
+    harness = [str(FUZZ / "device_files.c"), str(LIBRARY / "src" / "run" / "tcl_files.c")]
     folders = [f"-I{LIBRARY / 'include'}"]
     command = ["cc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-g", "-DNUM_CORES=1", *arguments, *folders, *harness]
-    done = subprocess.run([*command, "-o", out], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "-o", str(out)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.patches import Rectangle
 from torch import nn
 
 from tests.kit.commands import check_refusal, run
@@ -140,7 +141,7 @@ def test_table_and_files(tmp_path: Path) -> None:
     saved = json.loads((tmp_path / "profile.json").read_text())
     assert sum(op["cycles"] for op in saved["operations"]) == saved["total"]["cycles"] == profile.total.cycles
     assert saved["peak"] == 4
-    bars = [patch.get_width() for patch in plot_profile(profile).axes[0].patches]
+    bars = [patch.get_width() for patch in plot_profile(profile).axes[0].patches if isinstance(patch, Rectangle)]
     assert bars[: len(profile.ops)] == [op.cycles / 1000 for op in profile.ops]
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from tests.kit.targets import on_targets
@@ -93,7 +95,7 @@ def test_steps_in_gvsoc(target: Target, arch: str, variant: Variant, size: int, 
     assert min(report.cycles) > num_macs(make_program(job).graph) / MACS_PER_CYCLE, "faster than the chip's FPUs"
 
 
-TILED = [p for p in NETS if p.values[1].name == "FT"]
+TILED = [p for p in NETS if p.values[1] == Variant("FT", 2)]
 
 
 @on_targets("host")
@@ -286,11 +288,11 @@ def test_only_ties_at_the_kink_follow_the_device() -> None:
     # One pixel a channel: 1e-6 is a tie beside 1.0, 0.01 is not. The device says that neither is positive.
     model = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 3, 1), relu=nn.ReLU(), flat=nn.Flatten(), out=nn.Linear(3, 2)))
     with torch.no_grad():
-        model.conv.weight.copy_(torch.tensor([1.0, 1e-6, 0.01]).reshape(3, 1, 1, 1))
-        model.conv.bias.zero_()
+        model.get_parameter("conv.weight").copy_(torch.tensor([1.0, 1e-6, 0.01]).reshape(3, 1, 1, 1))
+        model.get_parameter("conv.bias").zero_()
     device = {"y": np.array([1.0, 0.0, 0.0], dtype=np.float32).reshape(3, 1, 1)}
 
-    def gradient(**options):
+    def gradient(**options: Any) -> tuple[NDArray[np.bool_], int]:
         trajectory = training_steps(
             model,
             np.ones((1, 1, 1, 1), dtype=np.float32),

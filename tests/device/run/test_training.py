@@ -144,7 +144,7 @@ def test_samples_that_fill_no_batch_change_no_weight(target: Target, tmp_path: P
     emit_training(job, target, tmp_path / "p")
     assert execute_training(job, target, tmp_path / "p").passed
     once, changed = _weights(tmp_path / "p"), reference(job).weights["4.bias"]
-    assert np.abs(changed - job.model[4].bias.detach().numpy()).max() > 1e-3
+    assert np.abs(changed - job.model.get_parameter("4.bias").detach().numpy()).max() > 1e-3
     emit_training(replace(job, num_epochs=2), target, tmp_path / "p")
     run_program(_built(replace(job, num_epochs=2), target, tmp_path / "p"))
     assert _weights(tmp_path / "p") == once, "the six samples behind the batch changed something"
@@ -262,7 +262,7 @@ def test_drift_excuses_each_value_so_far_as_float32_errs_in_it(monkeypatch: pyte
         losses = expected.losses + factors["loss"] * (single.losses - expected.losses)
         weights = {n: v + factors[n] * (single.weights[n] - v) for n, v in expected.weights.items()}
         right = expected.right_before, expected.right_after - more_right
-        log = DeviceLog(*right, losses.astype(np.float64), np.zeros(len(losses), np.uint64))  # type: ignore[arg-type]
+        log = DeviceLog(*right, losses.astype(np.float64), np.zeros(len(losses), np.uint64))
         return {c.name: c for c in _checks(job, log, weights, expected, None)}  # type: ignore[arg-type]
 
     drifting = verdicts(9.0, "4.weight")
@@ -298,7 +298,7 @@ def test_kept_features_are_the_same_bits(target: Target, tmp_path: Path) -> None
     assert weights[0] == weights[1]
     assert np.array_equal(logs[0], logs[1])
     if target.counts_cycles:
-        (_, plain), (_, kept) = ((sum(c[:6]), sum(c[6:])) for c in cycles)
+        (_, plain), (_, kept) = ((sum(c[:6]), sum(c[6:])) for c in cycles if c)
         assert kept < plain
     elf = read_elf(tmp_path / "fp32" / targets.ELF)
     assert elf.symbol_bytes["tcl_kept_features"] == 6 * 4 * (1 + 4 * 4 * 3)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ from tinyclf.device.lowering.updates import NUM_NORM_BLOCKS, Updates
 from tinyclf.device.memory.check import check_plan
 from tinyclf.device.memory.placement import Placement
 from tinyclf.device.memory.planner import plan_memory
-from tinyclf.device.memory.report import report
+from tinyclf.device.memory.report import MemoryReport, report
 from tinyclf.device.reference.steps import TorchUpdate, relative_error, training_steps
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.program import make_program
@@ -115,7 +117,7 @@ def test_updates_run_clean_under_sanitizers(target: Target, sanitizer: str, tmp_
 
 @pytest.mark.target("host")
 @pytest.mark.parametrize(("name", "change"), [("momentum", {"momentum": 0.8}), ("clip", {"clip": 0.4})])
-def test_another_rule_is_found(name: str, change: dict[str, float], tmp_path: Path) -> None:
+def test_another_rule_is_found(name: str, change: dict[str, Any], tmp_path: Path) -> None:
     host = targets.find_target("host")
     job = _job(RULES[name], num_updates=2)
     program = emit_project(job, host, tmp_path / "p")
@@ -164,7 +166,7 @@ def _kernels_program(rule: UpdateRule, num_steps: int) -> tuple[Program, dict[st
     check(graph)
     plan = plan_memory(graph)
 
-    def gapped(offsets):
+    def gapped(offsets: Sequence[tuple[str, int]]) -> tuple[list[tuple[str, int]], int]:
         spread, end = [], GAP_BYTES
         for name, _ in offsets:
             spread.append((name, end))
@@ -216,7 +218,9 @@ def _expected(program: Program) -> list[dict[str, np.ndarray]]:
     return results
 
 
-def _run(rule: UpdateRule, target: Target, project: Path, *variables: str):
+def _run(
+    rule: UpdateRule, target: Target, project: Path, *variables: str
+) -> tuple[Program, dict[str, np.ndarray], targets.Results]:
     program, masks = _kernels_program(rule, num_steps=3 * rule.batch)
     write_project(emit(program, target=target, num_cores=target.num_cores, command="tests"), project)
     targets.build(project, target, *variables)
@@ -277,7 +281,7 @@ def _graph(rule: UpdateRule) -> Graph:
 
 
 def test_each_rule_costs_only_what_it_needs() -> None:
-    def figures(rule: UpdateRule):
+    def figures(rule: UpdateRule) -> MemoryReport:
         graph = _graph(rule)
         return report(graph, plan_memory(graph))
 

@@ -139,7 +139,7 @@ def test_tables_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 GOOD = {"version": 1, "target": "pulp", "entries": {"a": {"tiles": [4], "order": [0], "cycles": 9}}}
-DAMAGED = {
+DAMAGED: dict[str, tuple[str | bytes, str]] = {
     "cut": (json.dumps(GOOD)[:-9], "is damaged"),
     "not text": (b"\xff\xfe\x00", "is damaged"),
     "a list": ("[]", "is no table of tiles"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,8 @@ def test_draws_depend_on_seed_epoch_batch_and_rank_alone(name: str) -> None:
     assert first.is_contiguous(memory_format=torch.channels_last)
     assert not torch.equal(first, given)
     assert torch.equal(first, apply(name, KINDS[name].amount))
-    for other in ({"seed": 9}, {"epoch": 9}, {"batch": 9}, {"rank": 1}):
+    others: tuple[dict[str, Any], ...] = ({"seed": 9}, {"epoch": 9}, {"batch": 9}, {"rank": 1})
+    for other in others:
         assert not torch.equal(first, apply(name, KINDS[name].amount, **other)), other
 
 

@@ -138,7 +138,11 @@ def test_a_restored_position_goes_on_with_what_is_left(kind: str, rank: int) -> 
 
 def test_a_position_of_another_order_is_refused() -> None:
     state = sampler().save(Position(1, 2))
-    for given, message in (({"seed": 4}, "seed 3, now it is 4"), ({"batch_size": 16}, "batch_size 8, now it is 16")):
+    others: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"seed": 4}, "seed 3, now it is 4"),
+        ({"batch_size": 16}, "batch_size 8, now it is 16"),
+    )
+    for given, message in others:
         with pytest.raises(BadInput, match=message):
             sampler(**given).restore(state)
 

@@ -103,7 +103,7 @@ def test_fx_and_onnx_can_follow_every_family(family: str) -> None:
     stream = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of the exporter that writes one file
-        torch.onnx.export(model, (x,), stream, dynamo=False, input_names=["image"], dynamic_axes={"image": {0: "n"}})
+        torch.onnx.export(model, (x,), stream, dynamo=False, input_names=["image"], dynamic_axes={"image": {0: "n"}})  # type: ignore[arg-type]
     assert len(stream.getvalue()) > 4 * sum(p.numel() for p in model.parameters()) * 0.9
 
 
@@ -125,9 +125,12 @@ def test_pools_at_the_end_are_global(family: str) -> None:
 
 def test_logits_of_a_squeezenet_can_be_negative_and_learn() -> None:
     model = build_model("squeezenet_v1_1", num_classes=3, size=32).eval()
+    head = head_layer(model)
+    assert head.bias is not None
     with torch.no_grad():
-        head_layer(model).bias.fill_(-100.0)
+        head.bias.fill_(-100.0)
     logits = model(images(2, 32))
     assert (logits < 0).all(), "a ReLU behind the logits would give 0, and no gradient"
     nn.functional.cross_entropy(logits, torch.tensor([0, 2])).backward()
-    assert head_layer(model).weight.grad.abs().max() > 0
+    assert head.weight.grad is not None
+    assert head.weight.grad.abs().max() > 0

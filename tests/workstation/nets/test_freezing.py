@@ -136,7 +136,10 @@ def test_train_mode_in_every_family(arch: str, variant: Variant) -> None:
 
 def sandwich() -> nn.Module:
     """Return a net with Dropout in each of its parts."""
-    unit = lambda: nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 3, 1), bn=nn.BatchNorm2d(3), drop=nn.Dropout()))  # noqa: E731
+
+    def unit() -> nn.Module:
+        return nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 3, 1), bn=nn.BatchNorm2d(3), drop=nn.Dropout()))
+
     stage = nn.Sequential(OrderedDict(unit1=unit(), unit2=unit(), drop=nn.Dropout()))
     features = nn.Sequential(OrderedDict(stage1=stage, drop=nn.Dropout2d(), pool=nn.AdaptiveAvgPool2d(1)))
     output = nn.Sequential(OrderedDict(flat=nn.Flatten(), drop=nn.Dropout(), fc=nn.Linear(3, 2)))
@@ -178,7 +181,7 @@ def test_statistics_of_a_frozen_batchnorm_adapt_only_when_asked() -> None:
     model = net("resnet8")
     freeze(model, Variant("LP"))
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    mean = model.get_submodule("features.init_block.bn").running_mean
+    mean = model.get_buffer("features.init_block.bn.running_mean")
     before = mean.clone()
     set_train_mode(model)
     model(images)

@@ -26,7 +26,7 @@ def test_resnet8_has_the_macs_of_mlperf_tiny() -> None:
 def test_resnet8_adds_the_shortcut() -> None:
     unit = build_model("resnet8", num_classes=10, size=32).get_submodule("features.stage1.unit1").eval()
     x = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
-    nn.init.zeros_(unit.get_submodule("conv2.conv").weight)
+    nn.init.zeros_(unit.get_parameter("conv2.conv.weight"))
     assert torch.equal(unit(x), x.relu())
 
 

@@ -74,7 +74,7 @@ def test_memory_of_a_small_input_and_of_nets_that_cannot_be_deployed(small_run: 
 
 
 def test_latency_is_of_separate_calls_after_a_warm_up() -> None:
-    calls = []
+    calls: list[None] = []
 
     def call() -> None:
         calls.append(None)

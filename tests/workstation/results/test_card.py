@@ -164,9 +164,10 @@ def test_a_thousand_classes_do_not_make_it_endless() -> None:
 
 def test_no_name_breaks_a_table_or_adds_a_block() -> None:
     plain = facts(classes=("x", "y"), validation=measured("validation", ("x", "y")))
+    texts: dict[str, Any] = dict.fromkeys(("name", "arch", "variant", "data", "start"), NASTY)
     nasty = replace(
         plain,
-        **dict.fromkeys(("name", "arch", "variant", "data", "start"), NASTY),
+        **texts,
         classes=(NASTY, "y"),
         validation=measured("validation", (NASTY, "y")),
         provenance={NASTY: {NASTY: NASTY}, "b": NASTY, "c": 1},

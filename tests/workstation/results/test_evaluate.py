@@ -13,6 +13,7 @@ from torch import nn
 
 from tinyclf.base.errors import BadInput
 from tinyclf.workstation.data import Preprocessing, open_dataset
+from tinyclf.workstation.metrics import Metrics
 from tinyclf.workstation.nets.build import build_model
 from tinyclf.workstation.results.evaluate import evaluate
 
@@ -21,6 +22,8 @@ PLAIN = Preprocessing(32, 32)
 
 class Guess(nn.Module):
     """Gives logits that depend on the image's mean brightness alone."""
+
+    centres: torch.Tensor
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -38,6 +41,7 @@ def test_the_logits_of_all_images_are_measured_in_order(digits_dir: Path) -> Non
     called = logits.argmax(1)
     assert 1 < len(set(called.tolist())) < 10, "the guesses must leave a class out, and not be all the same"
     assert result.accuracy == pytest.approx(sk.accuracy_score(split.labels, called))
+    assert isinstance(result, Metrics)
     assert np.array_equal(result.confusion, sk.confusion_matrix(split.labels, called, labels=range(10)))
     assert json.loads(json.dumps(result.to_dict()))["num_images"] == 269
 

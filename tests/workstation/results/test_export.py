@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
+import onnxruntime as ort  # type: ignore[import-untyped]
 import pytest
 import torch
 from click.testing import CliRunner
@@ -426,7 +426,7 @@ def test_not_a_run(tmp_path: Path) -> None:
 
 def test_the_terminal_shows_our_lines_only(digits_run: Path, tmp_path: Path) -> None:
     """In a process of its own: exporters warn through warnings, loggers and from C++."""
-    command = [sys.executable, "-m", "tinyclf", "export", digits_run, "--int8", "--out", tmp_path / "x.onnx"]
+    command = [sys.executable, "-m", "tinyclf", "export", str(digits_run), "--int8", "--out", str(tmp_path / "x.onnx")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")

@@ -57,7 +57,8 @@ def test_the_example_worked_by_hand() -> None:
     assert of(result, "older").f1 == pytest.approx(2 / (2 + 0.2))
     # Image 9 has no label and counts here: 1 of 3 found.
     far = of(result, "far")
-    assert (far.num_persons, far.num_non_persons, far.tp_rate) == (3, 5, pytest.approx(1 / 3))
+    assert (far.num_persons, far.num_non_persons) == (3, 5)
+    assert far.tp_rate == pytest.approx(1 / 3)
     assert far.f1 == pytest.approx((2 / 3) / (2 / 3 + 1 / 5 + 2 / 3))
     # Persons 0 and 2, one found; images 4 and 5 without a person, one called person.
     dark = of(result, "dark")
@@ -76,7 +77,8 @@ def test_empty_subsets_are_none_and_a_dash() -> None:
     result = fine_grained(CALLED, LABELS, tags(10, young=[0]))
     assert len(result.subsets) == 16
     near = of(result, "near")
-    assert (near.num_persons, near.tp_rate, near.f1, near.fp_rate) == (0, None, None, pytest.approx(0.2))
+    assert (near.num_persons, near.tp_rate, near.f1) == (0, None, None)
+    assert near.fp_rate == pytest.approx(0.2)
     assert of(result, "dark").fp_rate is None
     content = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert {name: tuple(subsets) for name, subsets in content.items()} == SETS

@@ -208,12 +208,13 @@ def test_a_training_split_by_another_name(tmp_path: Path) -> None:
 
 def test_augmentation_window_and_sampler_reach_the_loop(tiny_dir: Path, scratch_run: Path, tmp_path: Path) -> None:
     weights = {}
-    for name, options in {
+    kinds: dict[str, dict[str, Any]] = {
         "plain": {},
         "augmented": {"augment": "flip,shift=3"},
         "balanced": {"sampler": "balanced"},
         "window": {"window": 1, "batch_size": 16},
-    }.items():
+    }
+    for name, options in kinds.items():
         run = train(config_of(tiny_dir, "LP", from_run=scratch_run, **options), out=tmp_path / name)
         assert read_run(run).train.augment == options.get("augment", "")
         weights[name] = state_of(run)["output.weight"]
@@ -243,7 +244,7 @@ def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_net_and_transform_of_the_users_own(tiny_dir: Path, own_code: Path) -> None:
-    given = {"arch": "mine:net", "transform": "mine:noisy", "size": 40}
+    given: dict[str, Any] = {"arch": "mine:net", "transform": "mine:noisy", "size": 40}
     run = train(config_of(tiny_dir, **given), out=own_code / "a")
     again = train(config_of(tiny_dir, **given), out=own_code / "b")
     plain = train(config_of(tiny_dir, arch="mine:net", size=40), out=own_code / "c")

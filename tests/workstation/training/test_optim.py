@@ -63,28 +63,29 @@ def test_globs_without_decay() -> None:
 
 
 def test_the_average_follows_its_formula() -> None:
-    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.BatchNorm1d(2), nn.Linear(2, 1))
-    model[2].requires_grad_(False)
+    linear, norm, frozen = nn.Linear(2, 2, bias=False), nn.BatchNorm1d(2), nn.Linear(2, 1).requires_grad_(False)
+    model = nn.Sequential(linear, norm, frozen)
+    assert norm.running_mean is not None
     average = Average(model, decay=0.8)
-    expected, first = model[0].weight.detach().clone(), model[2].weight.clone()
+    expected, first = linear.weight.detach().clone(), frozen.weight.clone()
     for step in range(1, 30):
         with torch.no_grad():
-            model[0].weight.add_(torch.randn(2, 2, generator=torch.Generator().manual_seed(step)))
-            model[1].running_mean.add_(1.0)
+            linear.weight.add_(torch.randn(2, 2, generator=torch.Generator().manual_seed(step)))
+            norm.running_mean.add_(1.0)
         average.update()
         decay = min(0.8, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * model[0].weight.detach()
-    live = model[0].weight.detach().clone()
+        expected = decay * expected + (1 - decay) * linear.weight.detach()
+    live = linear.weight.detach().clone()
     with average.applied():
-        assert torch.allclose(model[0].weight, expected, atol=1e-6)
-        assert 0 < model[1].running_mean[0] < 29
-        assert torch.equal(model[2].weight, first)
-    assert torch.equal(model[0].weight, live)
-    assert model[1].running_mean[0] == 29
+        assert torch.allclose(linear.weight, expected, atol=1e-6)
+        assert 0 < norm.running_mean[0] < 29
+        assert torch.equal(frozen.weight, first)
+    assert torch.equal(linear.weight, live)
+    assert norm.running_mean[0] == 29
 
 
 def test_the_average_is_saved_and_restored() -> None:
-    def grown(average: Average, model: nn.Module, steps: int) -> None:
+    def grown(average: Average, model: nn.Linear, steps: int) -> None:
         for _ in range(steps):
             with torch.no_grad():
                 model.weight.mul_(1.1)

@@ -138,7 +138,8 @@ def test_stopped_and_gone_on_with(whole: Path, digits_dir: Path, tmp_path: Path,
 
 def test_a_complete_run_stays_as_it_is(digits_dir: Path, tmp_path: Path) -> None:
     run = train(config_from(overrides=overrides_of(digits_dir, "epochs=1")), out=tmp_path / "run")
-    before, notes = bytes_of(run), []
+    before = bytes_of(run)
+    notes: list[str] = []
     resume(run, observer=Observer(on_note=notes.append))
     assert notes == ["nothing is left to do: the run is complete"]
     assert bytes_of(run) == before
