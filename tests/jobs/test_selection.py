@@ -22,10 +22,11 @@ from tests.device.run.test_training import _job as training_job
 from tests.device.run.test_updates import RULES
 from tests.device.run.test_updates import _execute as execute_updates
 from tests.device.run.test_updates import _job as updates_job
+from tests.kit.steps import training_graph
 from tests.kit.targets import on_targets
 from tinyclf.base.errors import BadInput, Interrupted, Unsupported
 from tinyclf.device.graph.ir import Graph, Phase, Role
-from tinyclf.device.lowering.lower import PLAIN, training_graph
+from tinyclf.device.lowering.lower import PLAIN
 from tinyclf.device.memory.planner import plan_memory
 from tinyclf.device.memory.report import report
 from tinyclf.device.run.files import read_weights
@@ -315,9 +316,9 @@ def test_a_training_run_hands_back_the_trained_channels_alone(target: Target, tm
     channels = (("conv", 0.4), ("4", 0.6))
     job = replace(training_job(), variant=Variant("layers", layers=("conv", "4"), channels=channels))
     freeze(job.model, job.variant)
-    emit_training(job, target, tmp_path / "p")
+    program = emit_training(job, target, tmp_path / "p")
     done = execute_training(
-        job, target, tmp_path / "p", *(["SANITIZE=address,undefined"] if target.name == "host" else [])
+        job, program, target, tmp_path / "p", *(["SANITIZE=address,undefined"] if target.name == "host" else [])
     )
     assert done.passed, done.checks
     header, values = read_weights(tmp_path / "p" / "weights.bin")

@@ -142,6 +142,7 @@ def deploy(
     from tinyclf.cli.deploy_training import deploy_training
     from tinyclf.cli.deploy_upstream import chosen_upstream, show_linkage
     from tinyclf.device.footprint.regions import linked_regions
+    from tinyclf.device.memory.samples import num_linked
     from tinyclf.device.run.profiling import STALLS
     from tinyclf.device.run.step_report import TOLERANCE
     from tinyclf.device.run.steps import emit_project, execute
@@ -178,7 +179,7 @@ def deploy(
     job = replace(make_job(request), gradients=not profiled)  # storing them takes cycles that training does not
     project = out or default_project(request)
     program = emit_project(job, target, project, num_cores=cores, upstream=upstream)
-    click.echo(f"{project}: C project for {target.name}, {job.num_steps} steps on {len(job.samples)} samples")
+    click.echo(f"{project}: C project for {target.name}, {job.num_steps} steps on {num_linked(program.source)} samples")
     show_linkage(program)
     if not run_it:
         click.echo(f"next: make -C {project} run")

@@ -32,6 +32,7 @@ def deploy_training(
 
     from tinyclf.base.errors import BadInput, CheckFailed
     from tinyclf.cli.deploy_upstream import show_linkage
+    from tinyclf.device.memory.samples import kept_features
     from tinyclf.device.run.training import emit_training, execute_training
     from tinyclf.jobs.training import RunSettings, make_training_job
 
@@ -46,7 +47,7 @@ def deploy_training(
         f"{num_test:,} test samples, {job.rule.optimizer}, learning rate {job.rule.learning_rate:g}"
     )
     show_linkage(program)
-    features = job.features
+    features = kept_features(program.source)
     if features:
         num = len(features.tensors)
         what = "1 tensor" if num == 1 else f"{num} tensors"
@@ -59,7 +60,7 @@ def deploy_training(
     click.echo("building and running it ...")
     variables = [f"NUM_CORES={cores}"] if cores else []
     report = execute_training(
-        job, request.target, project, *variables, on_end=lambda: click.echo("the same run in PyTorch ...")
+        job, program, request.target, project, *variables, on_end=lambda: click.echo("the same run in PyTorch ...")
     )
     click.echo("\n".join(report_lines(report)))
     click.echo(f"every figure: {project / 'report.json'}; weights: {project / 'weights.bin'}")

@@ -13,12 +13,10 @@ from torch import nn
 from tinyclf.base.errors import BadInput
 from tinyclf.device.footprint.regions import RegionUse, linked_regions
 from tinyclf.device.run.job import Job
-from tinyclf.device.run.program import num_fitting_samples
 from tinyclf.device.run.steps import emit_project
 from tinyclf.device.targets.elf import read_elf
 from tinyclf.device.targets.project import ELF, build
 from tinyclf.device.targets.target import l1_option, require_tools
-from tinyclf.jobs.memory import _plan
 from tinyclf.jobs.request import Request, check_request, start_of
 from tinyclf.recipe.update_options import options_text
 from tinyclf.recipe.update_rule import UpdateRule
@@ -67,7 +65,7 @@ def default_project(request: Request) -> Path:
 
 
 def make_job(request: Request) -> Job:
-    """Build the model, fold its BatchNorm, and take the samples.
+    """Build the model, fold its BatchNorm, and take the samples; where no number is asked for, the most there may be.
 
     Raises:
         BadInput: options that do not go together, or a run or dataset that cannot be read.
@@ -81,16 +79,17 @@ def make_job(request: Request) -> Job:
     rule = _rule(request, variant)
     folded = fold_batchnorm(model)
     num_classes = head_layer(folded).weight.shape[0]
-    num = _num_samples(request, folded, images, rule)
+    recompute = " --recompute" if request.recompute else ""
     return Job(
         model=folded,
-        samples=images[:num],
-        labels=np.eye(num_classes, dtype=np.float32)[labels[:num]],
+        samples=images,
+        labels=np.eye(num_classes, dtype=np.float32)[labels],
         num_steps=request.num_steps,
         rule=rule,
+        command=f"{command} --steps {request.num_steps}",
+        options=f"{options_text(rule)} --seed {request.seed}{recompute}{l1_option(request.target)}",
         recompute=request.recompute,
-        command=f"{command} --steps {request.num_steps} --samples {num}{options_text(rule)} --seed {request.seed}"
-        f"{' --recompute' if request.recompute else ''}{l1_option(request.target)}",
+        fewer_will_do=request.num_samples is None,
     )
 
 
@@ -147,15 +146,3 @@ def _random_images(rng: np.random.Generator, num: int, size: int) -> NDArray[np.
 def _usual_samples(request: Request) -> int:
     """Return how many samples there are where the user says nothing, if so many fit."""
     return min(request.num_steps, DEFAULT_SAMPLES)
-
-
-def _num_samples(request: Request, model: nn.Module, images: NDArray[np.float32], rule: UpdateRule) -> int:
-    """Return how many of `images` to link in: as asked for, else as many as fit the target."""
-    if request.num_samples or request.target.memory_bytes is None:
-        return len(images)
-    if request.recompute:
-        return 1  # whoever recomputes is short of bytes
-    _, channels, height, width = images.shape
-    graph, plan, _ = _plan(model, (channels, height, width), rule)
-    fitting = num_fitting_samples(graph, plan, request.target)
-    return min(len(images), max(fitting, 1))  # that one fits is checked later

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.kit.random_nets import RandomNet
+from tests.kit.steps import training_graph
 from tinyclf.device.graph.ir import Call, Graph, Node, Phase, Role, Tensor
-from tinyclf.device.lowering.lower import training_graph
 from tinyclf.device.memory.check import check_plan
 from tinyclf.device.memory.placement import ALIGNMENT, lifetimes, max_live
 from tinyclf.device.memory.planner import plan_memory

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from tests.kit.paths import LIBRARY
+from tests.kit.steps import training_graph
 from tests.kit.targets import on_targets
 from tinyclf.device import targets
 from tinyclf.device.emit.program import Program
 from tinyclf.device.emit.project import emit
 from tinyclf.device.graph.ir import PERSISTENT, Graph, Phase, Role, Tensor, check, gradient_name
 from tinyclf.device.lowering.layers import Lowered
-from tinyclf.device.lowering.lower import training_graph
 from tinyclf.device.lowering.updates import NUM_NORM_BLOCKS, Updates
 from tinyclf.device.memory.check import check_plan
 from tinyclf.device.memory.placement import ALIGNMENT, Placement

@@ -26,7 +26,7 @@ from tinyclf.device.targets.target import Target, find_target, with_l1
 from tinyclf.device.tiles.check import check_tiles
 from tinyclf.device.tiles.choose import choose
 from tinyclf.device.tiles.kinds import elementwise
-from tinyclf.device.tiles.limits import FIELD_TYPES, MOST_COPY_BYTES, MOST_OPERANDS, op_fault
+from tinyclf.device.tiles.limits import FIELD_TYPES, MOST_COPY_BYTES, MOST_OPERANDS, MOST_TILE_BYTES, op_fault
 from tinyclf.device.tiles.plan import ALIGNMENT, NUM_LOOPS, STATE_BYTES, Op, Operand, TilePlan
 from tinyclf.recipe.update_rule import UpdateRule
 
@@ -71,6 +71,7 @@ def test_constants_are_those_of_the_headers() -> None:
     assert tiles["TCL_TILE_LOOPS"] == NUM_LOOPS
     assert tiles["TCL_TILE_STATE_BYTES"] == STATE_BYTES
     assert tiles["TCL_TILE_ALIGNMENT"] * 4 == ALIGNMENT == targets.L1_ALIGNMENT
+    assert MOST_TILE_BYTES == targets.MOST_TILE_BYTES
     assert tiles["TCL_TILE_OPERANDS"] == MOST_OPERANDS
     assert _enum(INCLUDE / "port_dma.h")["PORT_DMA_MOST_BYTES"] == MOST_COPY_BYTES
     acts = {name: getattr(kernels, name.removeprefix("TCL_")) for name in _enum(INCLUDE / "tcl_fast_fp32.h")}

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from tests.device.run.test_random_nets import SEED, random_job
+from tests.kit.steps import training_graph
 from tests.kit.targets import on_targets
 from tinyclf.base.errors import BadInput, DoesNotFit, Unsupported
 from tinyclf.device.emit.project import emit
 from tinyclf.device.graph.ir import Graph
 from tinyclf.device.graph.macs import num_macs
 from tinyclf.device.graph.traces import traced_tensors
-from tinyclf.device.lowering.lower import PLAIN, training_graph
+from tinyclf.device.lowering import lower
+from tinyclf.device.lowering.lower import PLAIN
 from tinyclf.device.memory.plan import MemoryPlan
 from tinyclf.device.memory.planner import plan_memory
 from tinyclf.device.memory.segments import SegmentSearch
@@ -79,9 +81,11 @@ def test_recomputed_steps_and_every_update_pass_the_checker() -> None:
     plan_tiles(graph, plan_memory(graph), l1_bytes=32 * KIB, traced=traced_tensors(graph))
 
 
-def test_bias_and_activation_and_update_are_done_on_the_same_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinyclf.device.lowering.lower.fuse_updates", lambda graph: graph)
-    graph, plan = _step("mobilenet_wd4", Variant("full"))
+def test_bias_and_activation_and_update_are_done_on_the_same_tiles() -> None:
+    model = build_model("mobilenet_wd4", num_classes=2, size=32)
+    freeze(model, Variant("full"))
+    graph = lower.training_graph(fold_batchnorm(model), input_shape=(3, 32, 32))  # gradients in whole
+    plan = plan_memory(graph)
     tiles = plan_tiles(graph, plan, l1_bytes=64 * KIB, traced=frozenset())
     joined = {tuple(graph.calls[i].kernel for i in op.calls) for op in tiles.ops}
     assert ("pulp_conv_pw_fp32_fw_cl", "tcl_bias_fp32_fw_cl", "pulp_relu_fp32_fw_cl") in joined

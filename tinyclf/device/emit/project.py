@@ -22,6 +22,7 @@ from tinyclf.device.graph.ir import (
     Role,
 )
 from tinyclf.device.memory.kept_features import FeatureMemory
+from tinyclf.device.memory.samples import num_linked
 from tinyclf.device.memory.trained_pieces import trained_segments
 from tinyclf.device.targets.target import Target
 
@@ -50,7 +51,7 @@ def emit(program: Program, *, target: Target, num_cores: int, command: str) -> d
         "program": program,
         "network": _network(program, traces),
         "parameters_size": program.plan.parameter_bytes // 4,
-        "num_samples": 0 if program.samples is None else len(program.samples),
+        "num_samples": num_linked(program.source),
         "training": _training(program, program.training) if program.training else None,
         "linkage": linkage_context(program.linkage) if program.linkage else None,
         "sdk_sources": sorted(f for f in (*library, *sdk, "src/main.c", "src/network.c") if f.endswith(".c")),

@@ -15,6 +15,7 @@ from tinyclf.device.emit.project import emit
 from tinyclf.device.emit.upstream import Upstream
 from tinyclf.device.graph.ir import Role, gradient_name
 from tinyclf.device.graph.traces import kinks, whole_gradients
+from tinyclf.device.memory.samples import num_linked
 from tinyclf.device.reference.steps import LOGITS, LOSS, Trajectory, training_steps
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.program import make_program, require_fit
@@ -35,7 +36,8 @@ def emit_project(
     """
     program = make_program(job, target, num_cores=num_cores, upstream=upstream)
     require_fit(program, target, num_cores=num_cores)
-    write_project(emit(program, target=target, num_cores=num_cores or target.num_cores, command=job.command), out)
+    command = f"{job.command} --samples {num_linked(program.source)}{job.options}"
+    write_project(emit(program, target=target, num_cores=num_cores or target.num_cores, command=command), out)
     return program
 
 
@@ -79,8 +81,8 @@ def execute(job: Job, program: Program, target: Target, project: Path, *variable
 def _golden(job: Job, program: Program, device: list[dict[str, NDArray[np.float32]]], *, follow: bool) -> Trajectory:
     return training_steps(
         job.model,
-        job.samples,
-        job.labels,
+        job.samples[: num_linked(program.source)],
+        job.labels[: num_linked(program.source)],
         num_steps=job.num_steps,
         rule=job.rule,
         kinks=kinks(program.graph),

@@ -17,6 +17,7 @@ FIELD_TYPES = {
     },
     "tcl_op": {"counts": "uint16_t", "num_outer": "uint8_t", "num_operands": "uint8_t", "num_next": "uint8_t"},
 }
+MOST_TILE_BYTES = ALIGNMENT << 16  # of L1: as far as buffers are numbered, in uint16_t
 MOST_OPERANDS = 10  # TCL_TILE_OPERANDS
 MOST_COPY_BYTES = (1 << 17) - 1  # PORT_DMA_MOST_BYTES of port_dma.h
 _RANGES = {
