@@ -80,11 +80,18 @@ def test_peak_of_other_families_widths_and_selections_is_within_two_percent(
 
 
 @pytest.mark.parametrize("seed", range(SEED, SEED + 40))
-def test_peak_of_random_nets_is_near_the_bound(seed: int) -> None:
-    # Of the few small tensors of these nets the best placement there is may itself lie some percent above.
+def test_peak_of_random_nets_is_within_two_percent(seed: int) -> None:
+    # The tensors of these nets are small, so the bound counts whole multiples of the alignment for all of them but
+    # the highest one.
     net = RandomNet(seed)
     plan = plan_memory(training_graph(net, input_shape=net.input_shape, rule=UpdateRule(0.1)))
-    assert plan.max_live <= plan.peak <= 1.04 * plan.max_live
+    bound = 0
+    for call in range(max(p.stop for p in plan.placements)):
+        sizes = [p.tensor.num_bytes for p in plan.placements if p.first <= call < p.stop]
+        if sizes:
+            padding = [-size % ALIGNMENT for size in sizes]
+            bound = max(bound, sum(sizes) + sum(padding) - max(padding))
+    assert plan.max_live <= bound <= plan.peak <= 1.02 * bound
 
 
 def test_frozen_activations_are_not_kept() -> None:

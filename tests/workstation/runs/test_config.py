@@ -153,6 +153,8 @@ def test_architectures_that_do_not_go_together() -> None:
 
 
 def test_it_needs_no_torch() -> None:
-    code = "import sys; from tinyclf.config import *; to_yaml(resolve(config_from(overrides=['lr=1'])))"
+    code = (
+        "import sys; from tinyclf.workstation.runs.config import *; to_yaml(resolve(config_from(overrides=['lr=1'])))"
+    )
     done = subprocess.run([sys.executable, "-c", f"{code}; sys.exit('torch' in sys.modules)"], check=False)
     assert done.returncode == 0

@@ -28,8 +28,8 @@ SAME = ("best.safetensors", "last.safetensors", "train_log.csv", "state.pt", "ru
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tinyclf import train as training
-from tinyclf.config import config_from
+from tinyclf.workstation.training import loop as training
+from tinyclf.workstation.runs.config import config_from
 
 how, at, run, overrides = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]
 count = 0

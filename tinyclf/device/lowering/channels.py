@@ -32,6 +32,7 @@ class Join(Layer):
     """Tensors behind one another along the channels: a call for each, which writes its part of the output."""
 
     torch_type = Concat
+    kind = "join"
 
     @classmethod
     def lower(cls, name: str, module: nn.Module, *inputs: Tensor) -> Lowered:
@@ -45,7 +46,7 @@ class Join(Layer):
         y = output_tensor(name, (sum(x.shape[0] for x in inputs), *inputs[0].shape[1:]))
         firsts = accumulate((x.num_elements for x in inputs[:-1]), initial=0)
         parts = enumerate(zip(inputs, firsts, strict=True))
-        moved = [_moved(f"{name}.{i}", "join", x, y, ("first", first)) for i, (x, first) in parts]
+        moved = [_moved(f"{name}.{i}", cls.kind, x, y, ("first", first)) for i, (x, first) in parts]
         return _layer(name, inputs, y, moved)
 
     @staticmethod
@@ -60,6 +61,7 @@ class Cut(Layer):
     """Some channels of a tensor; the gradient of the others is zero."""
 
     torch_type = Slice
+    kind = "slice"
 
     @classmethod
     def lower(cls, name: str, module: nn.Module, *inputs: Tensor) -> Lowered:
@@ -68,7 +70,7 @@ class Cut(Layer):
         (x,) = inputs
         first, stop = module.bounds(x.shape[0])
         y = output_tensor(name, (stop - first, *x.shape[1:]))
-        return _layer(name, inputs, y, [_moved(name, "slice", x, y, ("first", first * prod(x.shape[1:])))])
+        return _layer(name, inputs, y, [_moved(name, cls.kind, x, y, ("first", first * prod(x.shape[1:])))])
 
     @staticmethod
     def cases() -> Iterator[Case]:
@@ -82,6 +84,7 @@ class Shuffle(Layer):
     """The channel shuffle: channels of each group, dealt out in turn."""
 
     torch_type = nn.ChannelShuffle
+    kind = "shuffle"
 
     @classmethod
     def lower(cls, name: str, module: nn.Module, *inputs: Tensor) -> Lowered:
@@ -95,7 +98,7 @@ class Shuffle(Layer):
         if x.shape[0] % module.groups:
             raise Unsupported(f"layer '{name}' cannot be lowered: {x.shape[0]} channels in {module.groups} groups")
         y = output_tensor(name, x.shape)
-        return _layer(name, inputs, y, [_moved(name, "shuffle", x, y, ("groups", module.groups))])
+        return _layer(name, inputs, y, [_moved(name, cls.kind, x, y, ("groups", module.groups))])
 
     @staticmethod
     def cases() -> Iterator[Case]:

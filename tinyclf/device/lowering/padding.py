@@ -15,6 +15,7 @@ class Pad(Layer):
     """Padding with a constant; it is the padding of a window of one tap."""
 
     torch_type = nn.ConstantPad2d
+    kind = "pad"
 
     @classmethod
     def accepts(cls, module: nn.Module) -> bool:
@@ -35,10 +36,12 @@ class Pad(Layer):
             inputs=inputs,
             output=y,
             parameters=(),
-            nodes=(Node(name, "pad", (*blobs, ("window", window), ("value", float(module.value)))),),
-            forward=(Call(find("pad", FW).symbol, name, Phase.FORWARD, (x.name,), (y.name,)),),
+            nodes=(Node(name, cls.kind, (*blobs, ("window", window), ("value", float(module.value)))),),
+            forward=(Call(find(cls.kind, FW).symbol, name, Phase.FORWARD, (x.name,), (y.name,)),),
             backward_input=(
-                Call(find("pad", IG).symbol, name, Phase.BACKWARD, (gradient_name(y.name),), (gradient_name(x.name),)),
+                Call(
+                    find(cls.kind, IG).symbol, name, Phase.BACKWARD, (gradient_name(y.name),), (gradient_name(x.name),)
+                ),
             ),
         )
 
