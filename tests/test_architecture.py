@@ -137,6 +137,15 @@ def test_what_needs_no_torch_knows_none() -> None:
             assert "from torch" not in text, file
 
 
+def test_one_module_lowers_cuts_rows_and_tiles() -> None:
+    """Whoever needs a step asks `device.run.step`, which shows the flow."""
+    stages = ("lowering.lower.training_graph", "memory.rows.cut_rows", "tiles.planner.plan_tiles")
+    users = {
+        (_module(file), stage) for file in _files() for stage in stages if f"device.{stage}" in _imported_names(file)
+    }
+    assert users == {("device.run.step", stage) for stage in stages}
+
+
 def test_only_the_command_line_prints_or_exits() -> None:
     for file in _files():
         calls = [n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call)]
