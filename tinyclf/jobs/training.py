@@ -141,14 +141,9 @@ def load_device_weights(run: Path, file: Path) -> tuple[nn.Module, RunConfig]:
     with torch.no_grad():
         for name, value in values.items():
             parameters[name][: len(value)].copy_(torch.from_numpy(value.copy()))
-    trained = header.trained
     options = replace(
         config.train,
-        variant=trained.name,
-        k=trained.k,
-        layers=trained.layers,
-        bias_only=trained.bias_only,
-        train_channels=trained.fractions,
+        variant=header.trained,
         bn="folded",
         from_run=run.absolute(),
         weights=None,

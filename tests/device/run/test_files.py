@@ -37,6 +37,7 @@ from tinyclf.device.run.training import net_number
 from tinyclf.device.targets.elf import read_elf
 from tinyclf.device.targets.results import read_results
 from tinyclf.jobs.training import _check_belongs
+from tinyclf.recipe.variant import Variant
 
 FUZZ = ROOT / "tests" / "library" / "fuzz"
 SEEDS = sorted((FUZZ / "seeds").iterdir())
@@ -122,7 +123,7 @@ def test_the_samples_file_is_as_documented(tmp_path: Path, monkeypatch: pytest.M
 
 def _weights() -> bytes:
     tensors = (TrainedTensor("a.weight", (2, 3), 0), TrainedTensor("a.bias", (2,), 32))
-    header = WeightsHeader(net=5, source=6, variant="FT", k=1, tensors=tensors, num_bytes=48)
+    header = WeightsHeader(net=5, source=6, trained=Variant("FT", 1), tensors=tensors, num_bytes=48)
     content = header.to_bytes() + np.arange(12, dtype="<f4").tobytes()
     return content + struct.pack("<I", zlib.crc32(content))
 

@@ -18,7 +18,7 @@ from tinyclf.workstation.runs.config import DEFAULTS, TrainConfig, config_from, 
 def test_defaults() -> None:
     config = config_from()
     assert config == TrainConfig()
-    assert config.what == Variant("scratch")
+    assert config.variant == Variant("scratch")
 
 
 def test_a_file_then_overrides_then_options(tmp_path: Path) -> None:
@@ -56,6 +56,34 @@ def test_overrides_become_the_type_of_their_key(text: str, key: str, value: Any)
 
 
 @pytest.mark.parametrize(
+    ("content", "overrides", "options", "variant"),
+    [
+        ("variant: FT K=3\n", [], {}, Variant("FT", 3)),
+        ("variant: FT\nk: 3\nlayers: []\nbias_only: false\n", [], {}, Variant("FT", 3)),  # every part apart
+        ("variant: FT K=3 bias-only\n", ["k=1"], {}, Variant("FT", 1, bias_only=True)),
+        ("variant: FT K=3 bias-only\n", ["bias_only=false"], {}, Variant("FT", 3)),
+        ("variant: FT K=3\n", ["k=1"], {"variant": "LP"}, Variant("LP")),
+        ("k: 3\n", ["variant=FT"], {"train_channels": ["*=0.5"]}, Variant("FT", 3, channels=(("*", 0.5),))),
+        ("variant: layers a,b\n", ["layers=output"], {}, Variant("layers", layers=("output",))),
+        (
+            "",
+            ["variant=LP channels output=0.5"],
+            {"train_channels": ["output=1"]},
+            Variant("LP", channels=(("output", 1),)),
+        ),
+        ("", [], {"variant": Variant("FT", 5)}, Variant("FT", 5)),
+    ],
+)
+def test_what_is_trained_is_one_value(
+    content: str, overrides: list[str], options: dict[str, Any], variant: Variant, tmp_path: Path
+) -> None:
+    (tmp_path / "run.yaml").write_text(content)
+    config = config_from(file=tmp_path / "run.yaml", overrides=overrides, options=options)
+    assert config.variant == variant
+    assert from_dict(to_dict(config)).variant == variant
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["learning_rate=1"], "unknown key 'learning_rate' in the configuration: "),
@@ -82,7 +110,9 @@ def test_overrides_become_the_type_of_their_key(text: str, key: str, value: Any)
         (["k=-1"], "k is -1"),
         (["milestones=[0.5, 2]"], "milestones: give shares of the run"),
         (["mean=[1, 2]"], "mean: give three numbers"),
-        (["variant=adapter"], "--variant adapter: choose one of scratch, full"),
+        (["variant=3"], "unknown variant '3'"),
+        (["variant=FT", "layers=output"], "--layers and --variant FT both say"),
+        (["variant=adapter"], "unknown variant 'adapter': choose one of scratch, full"),
         (["optimizer=lion"], "--optimizer lion: choose one of sgd, adamw"),
         (["channels=GRB"], "--channels GRB"),
         (["augment=blur"], "--augment blur"),

@@ -88,17 +88,13 @@ def _weights_header(job: TrainingJob, step: PlannedStep) -> WeightsHeader:
     return WeightsHeader(
         net=net_number(job.model),
         source=job.source,
-        variant=job.variant.name,
-        k=job.variant.k,
+        trained=job.variant,
         tensors=tuple(
             TrainedTensor(t.name, t.trained_shape, file_offset(segments, step.plan.offsets[t.name]))
             for t in step.graph.tensors_of(Role.PARAMETER)
             if t.trained
         ),
         num_bytes=sum(s.num_bytes for s in segments),
-        layers=job.variant.layers,
-        bias_only=job.variant.bias_only,
-        channels=job.variant.channels,
     )
 
 

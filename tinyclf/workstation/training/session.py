@@ -239,15 +239,15 @@ def _starting_model(config: TrainConfig, dataset: Dataset, preprocessing: Prepro
         seed=config.seed,
         small_input=config.small_input,
     )
-    freeze(model, config.what)
-    if not config.what.needs_weights:
+    freeze(model, config.variant)
+    if not config.variant.needs_weights:
         return model, f"random weights, seed {config.seed}"
     folded_before = bool(config.from_run) and read_run(config.from_run).train.bn == "folded"  # type: ignore[arg-type]
     if folded_before:
         model = fold_batchnorm(model)
     source, with_head = _load(model, config)
     if not with_head:
-        require_trained_head(model, config.what)
+        require_trained_head(model, config.variant)
     if config.bn == "folded" and not folded_before:
         model = fold_batchnorm(model)
     return model, f"{source}, {'with its' if with_head else 'with a new'} last layer"
@@ -287,7 +287,7 @@ def _keep_features(
 ) -> tuple[_Kept | None, list[str]]:
     """Keep the frozen part's features where that is asked for, or exact; say in words what was done."""
     reason = _why_not(config, loader)
-    if config.cache == "off" or (config.cache == "auto" and (reason or config.what.trains_everything)):
+    if config.cache == "off" or (config.cache == "auto" and (reason or config.variant.trains_everything)):
         return None, [
             f"features of the frozen part are not kept: {reason}"
         ] if config.cache == "auto" and reason else []
