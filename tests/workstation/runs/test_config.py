@@ -37,8 +37,8 @@ def test_a_file_then_overrides_then_options(tmp_path: Path) -> None:
         ("lr=1e-3", "lr", 1e-3),
         ("clip=1", "clip", 1.0),
         ("epochs=3.0", "epochs", 3),
-        ("cache=off", "cache", "off"),
-        ("cache=on", "cache", "on"),
+        ("keep_features=off", "keep_features", "off"),
+        ("keep_features=on", "keep_features", "on"),
         ("small_input=true", "small_input", True),
         ("mean=[0.1, 0.2, 0.3]", "mean", (0.1, 0.2, 0.3)),
         ("mean=0.1,0.2,0.3", "mean", (0.1, 0.2, 0.3)),
@@ -155,7 +155,15 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
 def test_yaml_and_dict_read_back(tmp_path: Path) -> None:
     config = resolve(
         config_from(
-            overrides=["variant=FT", "k=3", "mean=0.1,0.2,0.3", "cache=on", "data=d", "augment=flip", "gamma=1e-9"]
+            overrides=[
+                "variant=FT",
+                "k=3",
+                "mean=0.1,0.2,0.3",
+                "keep_features=on",
+                "data=d",
+                "augment=flip",
+                "gamma=1e-9",
+            ]
         )
     )
     for text in (to_yaml(config), to_yaml(config, with_meanings=True)):

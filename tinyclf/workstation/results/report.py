@@ -25,7 +25,7 @@ NUM_RESAMPLES = 1000
 NOT_LISTED = {
     *("variant", "arch", "data", "epochs", "seed", "from_run"),
     *("weights", "size", "mean", "std", "channels"),
-    *("cache_dir", "cache_limit", "save_steps", "save_seconds", "log_steps", "tensorboard"),
+    *("feature_dir", "feature_limit", "save_steps", "save_seconds", "log_steps", "tensorboard"),
 }
 
 

@@ -20,11 +20,10 @@ from tinyclf.workstation.data.augment import parse_augmentations
 from tinyclf.workstation.data.preprocessing import CHANNELS
 from tinyclf.workstation.data.sampling import ORDERS
 
-OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "exponential", "step", "constant")
 PRECISIONS = ("auto", "64", "32", "bf16", "16")
 BN_POLICIES = ("frozen", "train", "folded")
-CACHES = ("auto", "on", "off")
+KEEP_FEATURES = ("auto", "on", "off")
 
 
 def _option(default: Any, meaning: str, *, choices: Sequence[str] = ()) -> Any:
@@ -61,7 +60,7 @@ class TrainConfig:
     loss: str = _option("auto", "auto: cross entropy, or BCE where an image has several labels; or package.module:name")
     label_smoothing: float = _option(0.0, "share of the target spread over all classes")
     class_weights: str = _option("", "weights of the classes in the loss: balanced, or numbers separated by commas")
-    optimizer: str = _option("sgd", "sgd with Nesterov-free momentum, or adamw", choices=OPTIMIZERS)
+    optimizer: str = _option("sgd", "sgd with Nesterov-free momentum, or adamw", choices=("sgd", "adamw"))
     lr: float | None = _option(None, "highest learning rate")
     momentum: float = _option(0.9, "of sgd; the first beta of adamw")
     weight_decay: float | None = _option(None, "of sgd: added to the gradient; of adamw: decoupled")
@@ -75,10 +74,10 @@ class TrainConfig:
     patience: int = _option(0, "stop after so many epochs without a better one; 0: never")
     bn: str = _option("frozen", "BatchNorms of frozen layers; folded: none, as on the device", choices=BN_POLICIES)
 
-    cache: str = _option("auto", "keep frozen features: auto where that is exact", choices=CACHES)
-    cache_views: int = _option(4, "augmented views of each image that are kept when the cache is on")
-    cache_dir: Path | None = _option(None, "folder of that cache; by default ~/.cache/tinyclf")
-    cache_limit: float = _option(10.0, "GiB of that cache; the oldest is removed")
+    keep_features: str = _option("auto", "keep frozen features: auto where that is exact", choices=KEEP_FEATURES)
+    feature_views: int = _option(4, "augmented views of each image that are kept when features are")
+    feature_dir: Path | None = _option(None, "folder of kept features; by default ~/.cache/tinyclf")
+    feature_limit: float = _option(10.0, "GiB of that folder; the oldest is removed")
 
     seed: int = _option(0, "of random weights, the order of images, augmentation and dropout")
     threads: int | None = _option(None, "of a process; by default whatever a short trial finds faster, one or all")
@@ -124,8 +123,10 @@ _SHARE: _Range = (lambda value: 0 <= value <= 1, "0 to 1")
 _BELOW_1: _Range = (lambda value: 0 <= value < 1, "0 or more and less than 1")
 
 RANGES = {
-    **dict.fromkeys(("seed", "weight_decay", "clip", "patience", "cache_limit", "save_steps", "save_seconds"), _FROM_0),
-    **dict.fromkeys(("epochs", "batch_size", "size", "threads", "window", "cache_views", "num_nodes"), _FROM_1),
+    **dict.fromkeys(
+        ("seed", "weight_decay", "clip", "patience", "feature_limit", "save_steps", "save_seconds"), _FROM_0
+    ),
+    **dict.fromkeys(("epochs", "batch_size", "size", "threads", "window", "feature_views", "num_nodes"), _FROM_1),
     **dict.fromkeys(("lr", "gamma"), _ABOVE_0),
     **dict.fromkeys(("label_smoothing", "momentum", "ema"), _BELOW_1),
     "warmup": _SHARE,
