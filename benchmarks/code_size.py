@@ -26,8 +26,8 @@ from tinyclf.device.emit.upstream import find_upstream
 from tinyclf.device.footprint.regions import DEPTHWISE_BODIES, linked_regions
 from tinyclf.device.footprint.tables import plain_bytes, tile_bodies, tile_bytes
 from tinyclf.device.memory.plan import Placed
-from tinyclf.device.memory.report import report
 from tinyclf.device.memory.samples import Streamed
+from tinyclf.device.memory.sums import summed
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.program import make_program
 from tinyclf.device.run.step import target_tiles
@@ -61,7 +61,7 @@ def make_job(arch: str, variant: Variant, *, size: int, recompute: bool = False,
 
 def fits(program: Program, target: Target) -> bool:
     """Tell whether a program will fit, before the bound of its code is known."""
-    need = report(program.graph, program.plan).total + (0 if program.samples is None else program.samples.nbytes)
+    need = summed(program.graph, program.plan).total + (0 if program.samples is None else program.samples.nbytes)
     return target.memory_bytes is None or need + MOST_CODE <= target.memory_bytes
 
 
@@ -94,7 +94,7 @@ def training_run(program: Program, target: Target) -> Program:
     trained = [call.node for call in program.graph.calls if call.phase.value == "update"]
     is_frozen = not any(program.graph.calls[0].node in node for node in trained)
     samples = Streamed(1, "int8" if is_frozen else "off").of_step(program.graph)
-    run = TrainingRun(run=1, seed=1, num_epochs=1, checkpoint_every=1, weights_header=bytes(16), samples=samples)
+    run = TrainingRun(number=1, seed=1, num_epochs=1, checkpoint_every=1, weights_header=bytes(16), samples=samples)
     tiles = target_tiles(Placed(program.graph, program.plan), target) if program.tiles else None
     return replace(program, samples=None, labels=None, traced=frozenset(), training=run, tiles=tiles)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,6 +145,14 @@ def test_one_module_lowers_cuts_rows_and_tiles() -> None:
         (_module(file), stage) for file in _files() for stage in stages if f"device.{stage}" in _imported_names(file)
     }
     assert users == {("device.run.step", stage) for stage in stages}
+
+
+def test_one_noun_says_what_is_asked_for_and_one_what_is_done() -> None:
+    """Of what users ask for, and of what is done for them, there are no synonyms."""
+    synonyms = ("Asked", "Question", "Request", "Settings?", "Job", "Step", "Need", "Option", "Start")
+    classes = [n.name for f in _files() for n in ast.walk(ast.parse(f.read_text())) if isinstance(n, ast.ClassDef)]
+    used = {noun for noun in synonyms for name in classes if re.search(f"{noun}$", name)}
+    assert used == {"Request", "Job", "Step"}
 
 
 def test_only_the_command_line_prints_or_exits() -> None:

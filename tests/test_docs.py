@@ -59,7 +59,7 @@ def test_every_command_target_and_variant_is_in_the_readme() -> None:
     ],
 )
 def test_memory_table_of_the_docs_is_what_the_command_says(net: str, arch: str, variant: Variant) -> None:
-    r = memory_of(MemoryRequest(variant, arch)).report
+    r = memory_of(MemoryRequest(variant, arch)).sums
     figures = (r.parameters_trained, r.parameters_frozen, r.peak, r.total, r.naive_total)
     assert f"| {net} | {' | '.join(f'{f:,}' for f in figures)} |" in DOCS["memory.md"]
     if net in ("MobileNetV1-0.25 | LP", "MobileNetV1-0.25 | FT K=2", "MobileNetV1-0.25 | full"):

@@ -28,7 +28,7 @@ from tinyclf.base.errors import BadInput, Interrupted, Unsupported
 from tinyclf.device.graph.ir import Graph, Phase, Role
 from tinyclf.device.lowering.lower import PLAIN
 from tinyclf.device.memory.planner import plan_memory
-from tinyclf.device.memory.report import report
+from tinyclf.device.memory.sums import summed
 from tinyclf.device.run.files import read_weights
 from tinyclf.device.run.program import make_program
 from tinyclf.device.run.step_report import _without_frozen_channels
@@ -227,7 +227,7 @@ def test_bias_only_needs_less_memory_than_weights(arch: str) -> None:
     for variant in (Variant("full"), Variant("FT", 2)):
         for rule in (UpdateRule(0.01), UpdateRule(0.01, optimizer="adam")):
             of_weights, of_biases = (
-                report(graph, plan_memory(graph))
+                summed(graph, plan_memory(graph))
                 for graph in (graph_of(v, arch, rule=rule) for v in (variant, replace(variant, bias_only=True)))
             )
             assert of_biases.gradients_most <= of_weights.gradients_most
@@ -241,7 +241,7 @@ def test_bias_only_needs_less_memory_than_weights(arch: str) -> None:
 def test_state_shrinks_by_the_fraction() -> None:
     rule = UpdateRule(0.01, optimizer="adam", batch=4)
     whole, quarter = (
-        report(graph, plan_memory(graph))
+        summed(graph, plan_memory(graph))
         for graph in (
             graph_of(variant, "mobilenet_wd4", rule=rule)
             for variant in (Variant("FT", 1), Variant("FT", 1, channels=(("features.*", 0.25),)))

@@ -95,7 +95,7 @@ def _training_memory(run: RunConfig) -> Mapping[str, int | None]:
             continue  # the device's loss is cross entropy
         try:
             net = MemoryRequest(variant, run.arch, run.size, run.num_classes, run.train.small_input)
-            needs[variant.label] = memory_of(net).report.total
+            needs[variant.label] = memory_of(net).sums.total
         except Unsupported:
             pass
     return needs

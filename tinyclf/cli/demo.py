@@ -114,7 +114,7 @@ def _memory() -> None:
     click.echo(f"\n$ tinyclf memory --variant ... --size {SIZE} --classes {NUM_CLASSES}")
     click.echo(f"{'':<10}{'trained':>12}{'frozen':>12}{'arena':>12}{'total':>12}{'naive total':>14}")
     for variant in (Variant("LP"), Variant("FT", 1), Variant("FT", 2), Variant("full")):
-        r = memory_of(MemoryRequest(variant, size=SIZE, num_classes=NUM_CLASSES)).report
+        r = memory_of(MemoryRequest(variant, size=SIZE, num_classes=NUM_CLASSES)).sums
         figures = (
             f"{r.parameters_trained:>12,}{r.parameters_frozen:>12,}{r.peak:>12,}{r.total:>12,}{r.naive_total:>14,}"
         )

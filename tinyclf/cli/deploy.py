@@ -149,7 +149,7 @@ def deploy(
     from tinyclf.device.targets.elf import read_elf
     from tinyclf.device.targets.project import ELF
     from tinyclf.device.targets.target import require_cores, require_tools, with_l1, with_tiles
-    from tinyclf.jobs.request import Request
+    from tinyclf.jobs.request import Request, TrainingRequest
     from tinyclf.jobs.steps import default_project, make_job
     from tinyclf.recipe.variant import chosen_variant
 
@@ -163,14 +163,11 @@ def deploy(
         require_tools(target)
     upstream = chosen_upstream(target)
     if num_epochs is not None:
-        settings = {
-            "num_epochs": num_epochs,
-            "num_test": num_test,
-            "checkpoint_every": checkpoint_every,
-            "cache": cache,
-        }
+        training = TrainingRequest(
+            **vars(request), num_epochs=num_epochs, num_test=num_test, checkpoint_every=checkpoint_every, cache=cache
+        )
         project = out or default_project(request)
-        deploy_training(request, settings, project, cores=cores, run_it=run_it, resume=resume, upstream=upstream)
+        deploy_training(training, project, cores=cores, run_it=run_it, resume=resume, upstream=upstream)
         return
     if num_test is not None or checkpoint_every or resume or cache != "off":
         raise BadInput(

@@ -191,9 +191,9 @@ def _figures(needed: TrainingMemory) -> dict[str, int]:
     from tinyclf.device.footprint.trainlib import upstream_bytes
 
     return {
-        "naive": needed.report.naive_total,
+        "naive": needed.sums.naive_total,
         "pulp_trainlib": upstream_bytes(needed.step.plain),
-        "tinyclf": needed.report.total,
+        "tinyclf": needed.sums.total,
     }
 
 
@@ -226,7 +226,7 @@ def _json(
         "parameters_folded": needed.num_folded,
         "macs": needed.step.macs,
         "recomputed_macs": needed.step.recomputed_macs,
-        "bytes": needed.report.to_dict(),
+        "bytes": needed.sums.to_dict(),
         "regions": {name: [region.to_dict() for region in uses] for name, uses in regions.items()},
     }
     if linked:

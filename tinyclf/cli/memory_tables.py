@@ -15,7 +15,7 @@ def _row(name: str, *values: int | None) -> str:
 
 def memory_lines(needed: TrainingMemory) -> list[str]:
     """Return what a step needs, whatever the target, and what a naive summary says."""
-    r, step = needed.report, needed.step
+    r, step = needed.sums, needed.step
     lines = [
         "",
         f"  {'':<34}{'bytes':>14}{'most at once':>14}",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tinyclf.device.footprint.fitting import Surroundings
 from tinyclf.device.lowering.lower import PLAIN
-from tinyclf.device.memory.report import MemoryReport, report
+from tinyclf.device.memory.sums import MemorySums, summed
 from tinyclf.device.run.step import ANYWHERE, PlannedStep, plan_step
 from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.recipe.variant import Variant
@@ -44,7 +44,7 @@ class TrainingMemory:
     """
 
     step: PlannedStep
-    report: MemoryReport
+    sums: MemorySums
     num_parameters: int
     num_folded: int
 
@@ -61,5 +61,5 @@ def memory_of(request: MemoryRequest) -> TrainingMemory:
     freeze(model, r.variant)
     folded = fold_batchnorm(model)
     step = plan_step(folded, image=(3, r.size, r.size), rule=r.rule, around=r.around, recompute=r.recompute)
-    sums = report(step.graph, step.plan, plain=step.plain)
+    sums = summed(step.graph, step.plan, plain=step.plain)
     return TrainingMemory(step, sums, num_parameters(model), num_parameters(folded))

@@ -17,7 +17,7 @@ from tinyclf.device.run.steps import emit_project
 from tinyclf.device.targets.elf import read_elf
 from tinyclf.device.targets.project import ELF, build
 from tinyclf.device.targets.target import l1_option, require_tools
-from tinyclf.jobs.request import Request, check_request, start_of
+from tinyclf.jobs.request import Request, check_request, load_for
 from tinyclf.recipe.update_options import options_text
 from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.recipe.variant import Variant
@@ -35,7 +35,7 @@ NUM_CALIBRATION_IMAGES = 16
 
 
 # Model (BatchNorm not folded), what is trained, images (N, C, H, W), labels (N,), the command that asks for it.
-_Start = tuple[nn.Module, Variant, NDArray[np.float32], NDArray[np.int64], str]
+_Given = tuple[nn.Module, Variant, NDArray[np.float32], NDArray[np.int64], str]
 
 
 def linked_memory(request: Request, *, num_cores: int | None = None) -> tuple[RegionUse, ...]:
@@ -112,17 +112,17 @@ def _check(request: Request) -> None:
         raise BadInput("--data needs --from RUN: a net with random weights is deployed on random samples")
 
 
-def _from_run(request: Request, run: Path) -> _Start:
+def _from_run(request: Request, run: Path) -> _Given:
     """Return the run's model and the first samples of its training split, shuffled by the seed."""
-    start = start_of(run, request)
-    training = start.training
+    loaded = load_for(run, request)
+    training = loaded.training
     num = request.num_samples or min(_usual_samples(request), len(training))
-    images, labels = start.take(training, num, option="--samples", seed=request.seed)
-    command = f"tinyclf deploy --target {request.target.name} --from {run.name} {start.variant.options}"
-    return start.model, start.variant, images, labels, command
+    images, labels = loaded.take(training, num, option="--samples", seed=request.seed)
+    command = f"tinyclf deploy --target {request.target.name} --from {run.name} {loaded.variant.options}"
+    return loaded.model, loaded.variant, images, labels, command
 
 
-def _random(request: Request) -> _Start:
+def _random(request: Request) -> _Given:
     """Return a net with random weights whose activations are in a natural range, random images and labels."""
     variant = request.variant or Variant("LP")
     arch, size, num_classes = request.arch or variant.default_arch, request.size or 128, request.num_classes or 2

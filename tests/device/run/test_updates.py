@@ -23,7 +23,7 @@ from tinyclf.device.lowering.updates import NUM_NORM_BLOCKS, Updates
 from tinyclf.device.memory.check import check_plan
 from tinyclf.device.memory.placement import ALIGNMENT, Placement
 from tinyclf.device.memory.planner import plan_memory
-from tinyclf.device.memory.report import report
+from tinyclf.device.memory.sums import summed
 from tinyclf.device.reference.steps import TorchUpdate, relative_error, training_steps
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.program import make_program
@@ -334,7 +334,7 @@ def _graph(rule: UpdateRule) -> Graph:
 def test_each_rule_costs_only_what_it_needs() -> None:
     def figures(rule: UpdateRule):
         graph = _graph(rule)
-        return report(graph, plan_memory(graph))
+        return summed(graph, plan_memory(graph))
 
     plain = figures(UpdateRule(0.1))
     trained = plain.parameters_trained

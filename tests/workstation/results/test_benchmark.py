@@ -57,7 +57,7 @@ def test_a_row_agrees_with_the_other_commands(digits_run: Path) -> None:
     assert row.onnx_runtime.mean > 0
     assert list(row.memory) == ["LP", "FT K=1", "FT K=2", "full"]
     for label, variant in (("LP", Variant("LP")), ("FT K=2", Variant("FT", k=2)), ("full", Variant("full"))):
-        assert row.memory[label] == memory_of(MemoryRequest(variant, "mobilenet_wd4", 32, 10)).report.total
+        assert row.memory[label] == memory_of(MemoryRequest(variant, "mobilenet_wd4", 32, 10)).sums.total
 
 
 def test_memory_of_a_small_input_and_of_nets_that_cannot_be_deployed(small_run: Path) -> None:
@@ -67,8 +67,8 @@ def test_memory_of_a_small_input_and_of_nets_that_cannot_be_deployed(small_run: 
         for value in (False, True)
     )
     need = memory_of(MemoryRequest(Variant("LP"), "mobilenet_wd4", 32, small_input=True))
-    assert small == need.report.total
-    assert plain == memory_of(MemoryRequest(Variant("LP"), "mobilenet_wd4", 32)).report.total < small
+    assert small == need.sums.total
+    assert plain == memory_of(MemoryRequest(Variant("LP"), "mobilenet_wd4", 32)).sums.total < small
     several = _training_memory(replace(config, multi_label=True))
     assert list(several.values()) == [None] * 4
 

@@ -24,11 +24,11 @@ Array = NDArray[np.float32]
 class TrainingRun:
     """A whole training run on streamed samples: what main.c says of it.
 
-    `run` names net, starting weights and settings, 64 bits; `weights_header` is what the weights file begins with;
+    `number` names net, starting weights and settings, 64 bits; `weights_header` is what the weights file begins with;
     `checkpoint_every` counts steps, 0: no checkpoints.
     """
 
-    run: int
+    number: int
     seed: int
     num_epochs: int
     checkpoint_every: int

@@ -23,7 +23,7 @@ from tinyclf.device.graph.ir import (
 )
 from tinyclf.device.memory.kept_features import FeatureMemory
 from tinyclf.device.memory.samples import num_linked
-from tinyclf.device.memory.trained_pieces import trained_segments
+from tinyclf.device.memory.trained_pieces import trained_pieces
 from tinyclf.device.targets.target import Target
 
 STORAGE_FILES = ("features.bin", "log.bin", "slot0.bin", "slot1.bin", "weights.bin")  # see docs/device-files.md
@@ -117,7 +117,7 @@ def _training(program: Program, training: TrainingRun) -> dict[str, Any]:
         "shape": image.shape,
         "num_classes": label.num_elements,
         "trained_bytes": trained_bytes(program),
-        "segments": [(s.offset // 4, s.num_bytes) for s in trained_segments(graph, program.plan)],
+        "segments": [(s.offset // 4, s.num_bytes) for s in trained_pieces(graph, program.plan)],
         "num_forward": num_forward_ops(graph, program.tiles)
         if program.tiles
         else sum(call.phase is Phase.FORWARD for call in graph.calls),

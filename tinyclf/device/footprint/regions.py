@@ -8,8 +8,8 @@ from typing import Any
 from tinyclf.device.footprint.tables import plain_bytes, tile_bodies, tile_bytes
 from tinyclf.device.graph.ir import Graph, Role
 from tinyclf.device.memory.plan import MemoryPlan
-from tinyclf.device.memory.report import report
 from tinyclf.device.memory.samples import ProgramSamples, Streamed, kept_features, num_linked
+from tinyclf.device.memory.sums import summed
 from tinyclf.device.targets.elf import Elf
 from tinyclf.device.targets.target import Region, Target
 
@@ -54,7 +54,7 @@ def predict_regions(
 
     Parameters, state, arena, samples and stacks are what will be linked; code and constants are at most what is said.
     """
-    sums = report(graph, plan)
+    sums = summed(graph, plan)
     kept = sums.optimizer_state + sums.accumulated_gradients
     gaps = sums.total - sums.parameters_frozen - sums.parameters_trained - kept - sums.max_live
     features = kept_features(samples)

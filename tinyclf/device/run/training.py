@@ -19,7 +19,7 @@ from tinyclf.device.emit.upstream import Upstream
 from tinyclf.device.footprint.fitting import Surroundings
 from tinyclf.device.graph.ir import Role
 from tinyclf.device.memory.samples import Streamed, kept_features
-from tinyclf.device.memory.trained_pieces import file_offset, trained_segments
+from tinyclf.device.memory.trained_pieces import file_offset, trained_pieces
 from tinyclf.device.run.files import (
     REFUSALS,
     SamplesFile,
@@ -72,7 +72,7 @@ def make_training_program(
     start = (part for name, value in sorted(program.values.items()) for part in (name, value.tobytes()))
     features = repr(step.around.samples.features)
     run = TrainingRun(
-        run=number_of(repr(step.graph), repr(step.plan), *start, job.num_epochs, job.seed, features),
+        number=number_of(repr(step.graph), repr(step.plan), *start, job.num_epochs, job.seed, features),
         seed=job.seed,
         num_epochs=job.num_epochs,
         checkpoint_every=job.checkpoint_every,
@@ -84,17 +84,17 @@ def make_training_program(
 
 def _weights_header(job: TrainingJob, step: PlannedStep) -> WeightsHeader:
     """Return what the weights file of a run begins with."""
-    segments = trained_segments(step.graph, step.plan)
+    pieces = trained_pieces(step.graph, step.plan)
     return WeightsHeader(
         net=net_number(job.model),
         source=job.source,
         trained=job.variant,
         tensors=tuple(
-            TrainedTensor(t.name, t.trained_shape, file_offset(segments, step.plan.offsets[t.name]))
+            TrainedTensor(t.name, t.trained_shape, file_offset(pieces, step.plan.offsets[t.name]))
             for t in step.graph.tensors_of(Role.PARAMETER)
             if t.trained
         ),
-        num_bytes=sum(s.num_bytes for s in segments),
+        num_bytes=sum(s.num_bytes for s in pieces),
     )
 
 

@@ -40,7 +40,7 @@ class Tuning:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Measured:
     """Cycles of a step's operations, in order, with their keys; None: not tiled."""
 
     keys: tuple[str | None, ...]
@@ -75,7 +75,7 @@ class _Bench:
         best = candidates(work, self._num_bytes, most)
         return ([tuned, *(c for c in best if c != tuned)] if tuned else best)[:most]
 
-    def run(self, choices: dict[str, Choice]) -> _Run:
+    def run(self, choices: dict[str, Choice]) -> _Measured:
         """Build, run and verify the step with operations cut by `choices`, the others as before.
 
         Raises:
@@ -90,7 +90,7 @@ class _Bench:
             cycles = [int(words.view("<u8")[0]) for record, _, words in read_records(project) if record == RECORD_CALL]
         if not report.passed:
             raise CheckFailed("a step differs from PyTorch: no table was written; deploy --execute shows the values")
-        return _Run(self.keys, tuple(cycles))
+        return _Measured(self.keys, tuple(cycles))
 
 
 def tune(
@@ -116,7 +116,7 @@ def tune(
     require_tools(target)
     bench = _Bench(replace(job, num_steps=1, gradients=False), target, table)
     offered = {key: bench.candidates(key, num_candidates) for key in bench.works}
-    rounds: list[_Run] = []
+    rounds: list[_Measured] = []
     for number in range(max(len(choices) for choices in offered.values())):
         rounds.append(bench.run({key: choices[min(number, len(choices) - 1)] for key, choices in offered.items()}))
         notify(f"candidate {number + 1} of {num_candidates}: {rounds[-1].total:,} cycles")
@@ -140,7 +140,7 @@ def tune(
     return Tuning(table.with_entries(entries), ops, first.total, together.total)
 
 
-def _gain(key: str, before: _Run, after: _Run, changed: set[str]) -> int:
+def _gain(key: str, before: _Measured, after: _Measured, changed: set[str]) -> int:
     """Return the cycles that a key's operations gained, with those behind them that were not changed themselves."""
     gains = [b - a for b, a in zip(before.cycles, after.cycles, strict=True)]
     behind = (*before.keys[1:], None)
