@@ -114,6 +114,7 @@ def _answers(
 ) -> tuple[TrainingMemory, tuple[RegionUse, ...], list[dict[str, Any]]]:
     """Return what the step needs, what the linker placed if it is to be built, and the rows of the comparison."""
     from tinyclf.base.errors import BadInput
+    from tinyclf.device.graph.traces import traced_tensors
     from tinyclf.device.memory.samples import Streamed
     from tinyclf.jobs.memory import memory_of
 
@@ -121,8 +122,10 @@ def _answers(
         raise BadInput("--build needs --target")
     if build_it and isinstance(request.around.samples, Streamed):
         raise BadInput("--build links single steps: leave out --cache, or see what deploy --epochs --execute says")
-    needed = memory_of(request)
-    linked = _linked(request, update) if build_it else ()
+    if build_it and request.around.samples.num < 1:
+        raise BadInput("--build needs at least one sample")
+    needed = memory_of(request, traces=traced_tensors if build_it else None)
+    linked = _linked(request, update, needed.step) if build_it else ()
     return needed, linked, _compared(request, needed) if compare else []
 
 
@@ -139,14 +142,10 @@ def _regions(step: PlannedStep) -> dict[str, tuple[RegionUse, ...]]:
     }
 
 
-def _linked(request: MemoryRequest, update: UpdateOptions) -> tuple[RegionUse, ...]:
-    from tinyclf.base.errors import BadInput
+def _linked(request: MemoryRequest, update: UpdateOptions, step: PlannedStep) -> tuple[RegionUse, ...]:
     from tinyclf.jobs.request import Request
     from tinyclf.jobs.steps import linked_memory
 
-    num_samples = request.around.samples.num
-    if num_samples < 1:
-        raise BadInput("--build needs at least one sample")
     assert request.around.target is not None, "this was checked"
     deployed = Request(
         target=request.around.target,
@@ -155,11 +154,11 @@ def _linked(request: MemoryRequest, update: UpdateOptions) -> tuple[RegionUse, .
         size=request.size,
         num_classes=request.num_classes,
         num_steps=update.batch,
-        num_samples=num_samples,
+        num_samples=request.around.samples.num,
         recompute=request.recompute,
         **vars(update),
     )
-    return linked_memory(deployed, num_cores=request.around.num_cores)
+    return linked_memory(deployed, step)
 
 
 def _compared(request: MemoryRequest, needed: TrainingMemory) -> list[dict[str, Any]]:

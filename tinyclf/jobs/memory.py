@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tinyclf.device.footprint.fitting import Surroundings
 from tinyclf.device.lowering.lower import PLAIN
 from tinyclf.device.memory.sums import MemorySums, summed
-from tinyclf.device.run.step import ANYWHERE, PlannedStep, plan_step
+from tinyclf.device.run.step import ANYWHERE, PlannedStep, Traces, plan_step
 from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.recipe.variant import Variant
 from tinyclf.workstation.nets.build import build_model, fold_batchnorm, freeze, num_parameters
@@ -49,8 +49,8 @@ class TrainingMemory:
     num_folded: int
 
 
-def memory_of(request: MemoryRequest) -> TrainingMemory:
-    """Plan the memory of a training step; no data or training is needed.
+def memory_of(request: MemoryRequest, *, traces: Traces | None = None) -> TrainingMemory:
+    """Plan the memory of a training step; no data or training is needed. `traces`: see `plan_step`.
 
     Raises:
         DoesNotFit: not even the most recomputation fits.
@@ -60,6 +60,8 @@ def memory_of(request: MemoryRequest) -> TrainingMemory:
     model = build_model(r.net, num_classes=r.num_classes, size=r.size, small_input=r.small_input)
     freeze(model, r.variant)
     folded = fold_batchnorm(model)
-    step = plan_step(folded, image=(3, r.size, r.size), rule=r.rule, around=r.around, recompute=r.recompute)
+    step = plan_step(
+        folded, image=(3, r.size, r.size), rule=r.rule, around=r.around, recompute=r.recompute, traces=traces
+    )
     sums = summed(step.graph, step.plan, plain=step.plain)
     return TrainingMemory(step, sums, num_parameters(model), num_parameters(folded))

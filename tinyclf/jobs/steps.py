@@ -13,7 +13,9 @@ from torch import nn
 from tinyclf.base.errors import BadInput
 from tinyclf.device.footprint.regions import RegionUse, linked_regions
 from tinyclf.device.run.job import Job
-from tinyclf.device.run.steps import emit_project
+from tinyclf.device.run.program import job_program
+from tinyclf.device.run.step import PlannedStep
+from tinyclf.device.run.steps import write_steps
 from tinyclf.device.targets.elf import read_elf
 from tinyclf.device.targets.project import ELF, build
 from tinyclf.device.targets.target import l1_option, require_tools
@@ -38,10 +40,10 @@ NUM_CALIBRATION_IMAGES = 16
 _Given = tuple[nn.Module, Variant, NDArray[np.float32], NDArray[np.int64], str]
 
 
-def linked_memory(request: Request, *, num_cores: int | None = None) -> tuple[RegionUse, ...]:
+def linked_memory(request: Request, step: PlannedStep) -> tuple[RegionUse, ...]:
     """Emit and build what `request` asks for in a folder of its own; return what the linker placed in each region.
 
-    `num_cores` None: the target's default.
+    `step` is what was planned for it, to be emitted.
 
     Raises:
         DoesNotFit: the target's memory is too small.
@@ -50,7 +52,8 @@ def linked_memory(request: Request, *, num_cores: int | None = None) -> tuple[Re
     require_tools(request.target)
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "project"
-        emit_project(make_job(request), request.target, project, num_cores=num_cores)
+        job = make_job(request)
+        write_steps(job_program(job, step), job, request.target, project, num_cores=step.around.num_cores)
         build(project, request.target)
         return linked_regions(request.target, read_elf(project / ELF))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,12 @@ def test_memory_plans_once(counts: _Counts, target: tuple[str, ...]) -> None:
     counts.check(nets=1, plans=1)
 
 
+@pytest.mark.target("host")
+def test_memory_that_is_built_plans_once(counts: _Counts) -> None:
+    _check_command("memory", *NET, "--variant", "FT", "--k", 1, "--target", "host", "--build", "--cores", 2)
+    counts.check(nets=1, plans=1)
+
+
 def test_a_comparison_plans_each_variant_once(counts: _Counts) -> None:
     _check_command("memory", *NET, "--variant", "FT", "--k", 2, "--compare")
     counts.check(nets=4, plans=4)  # FT K=2 is the one that is asked about
@@ -130,8 +137,6 @@ def _planned(variant: Variant, **options: Any) -> PlannedStep:
     ],
 )
 def test_as_many_samples_are_linked_as_fit(num_bytes: int | None, samples: Linked, num: int) -> None:
-    from dataclasses import replace
-
     host = find_target("host")
     none = _planned(Variant("LP"), around=Surroundings(host, Linked(0))).num_bytes
     sample = 4 * (3 * 32 * 32 + 2)
@@ -144,8 +149,6 @@ def test_as_many_samples_are_linked_as_fit(num_bytes: int | None, samples: Linke
 
 
 def test_stacks_of_several_cores_leave_less_room_for_samples() -> None:
-    from dataclasses import replace
-
     qemu = find_target("qemu")
     needed = {n: _planned(Variant("LP"), around=Surroundings(qemu, Linked(4), n)).num_bytes for n in (1, 2)}
     assert needed[1] < needed[2]

@@ -37,6 +37,11 @@ def make_program(
         upstream=upstream,
         traces=partial(traced_tensors, gradients=job.gradients),
     )
+    return job_program(job, step)
+
+
+def job_program(job: Job, step: PlannedStep) -> Program:
+    """Return the program of a job whose step is planned."""
     num = num_linked(step.around.samples)
     program = program_of(step, job.model, num_steps=job.num_steps)
     return replace(program, samples=job.samples[:num], labels=job.labels[:num])

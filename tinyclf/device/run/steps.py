@@ -35,10 +35,19 @@ def emit_project(
         BadInput: `out` holds something else.
     """
     program = make_program(job, target, num_cores=num_cores, upstream=upstream)
+    write_steps(program, job, target, out, num_cores=num_cores)
+    return program
+
+
+def write_steps(program: Program, job: Job, target: Target, out: Path, *, num_cores: int | None = None) -> None:
+    """Write the C project of a job whose program is known to `out`.
+
+    Raises:
+        DoesNotFit, BadInput: see `emit_project`.
+    """
     require_fit(program, target, num_cores=num_cores)
     command = f"{job.command} --samples {num_linked(program.source)}{job.options}"
     write_project(emit(program, target=target, num_cores=num_cores or target.num_cores, command=command), out)
-    return program
 
 
 def execute(job: Job, program: Program, target: Target, project: Path, *variables: str) -> Report:

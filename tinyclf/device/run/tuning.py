@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tinyclf.base.errors import BadInput, CheckFailed
+from tinyclf.device.memory.plan import Placed
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.profiling import CYCLES
 from tinyclf.device.run.program import make_program
-from tinyclf.device.run.steps import emit_project, execute
+from tinyclf.device.run.step import target_tiles
+from tinyclf.device.run.steps import execute, write_steps
 from tinyclf.device.targets.results import RECORD_CALL, read_records
 from tinyclf.device.targets.target import Target, require_tools
 from tinyclf.device.tiles.choose import Choice, Work, candidates
@@ -63,6 +65,7 @@ class _Bench:
         assert target.tile_bytes is not None
         self._job, self._target, self._table = job, target, table
         program = make_program(job, replace(target, tile_table=None))
+        self._program = program
         self._num_bytes = buffer_bytes(target.tile_bytes)
         works = tiled_works(program.graph, program.plan, l1_bytes=target.tile_bytes, traced=program.traced)
         self.keys = tuple(work_key(work, self._num_bytes) if work else None for work in works)
@@ -85,7 +88,9 @@ class _Bench:
             file, project = Path(folder) / "tiles.json", Path(folder) / "project"
             write_table(file, self._table.with_entries({key: Entry(choice, 0) for key, choice in choices.items()}))
             target = replace(self._target, tile_table=file)
-            program = emit_project(self._job, target, project)
+            placed, traced = Placed(self._program.graph, self._program.plan), self._program.traced
+            program = replace(self._program, tiles=target_tiles(placed, target, traced=traced))
+            write_steps(program, self._job, target, project)
             report = execute(self._job, program, target, project, CYCLES)
             cycles = [int(words.view("<u8")[0]) for record, _, words in read_records(project) if record == RECORD_CALL]
         if not report.passed:
