@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.kernels_cases import Case, conv_case, dw_case, pw_case, run_cases, write_cases
 from tinyclf.base.errors import TinyclfError
 from tinyclf.device.footprint.fitting import Surroundings
+from tinyclf.device.graph.dtypes import BOUNDS, FLOAT32
 from tinyclf.device.graph.traces import traced_tensors
 from tinyclf.device.run.step import plan_step
 from tinyclf.device.targets.target import find_target
@@ -30,7 +31,7 @@ from tinyclf.workstation.nets.build import build_model, fold_batchnorm, freeze
 
 HERE = Path(__file__).parent
 JSON_FILE = HERE / "kernels.json"
-TOLERANCE = 1e-5
+TOLERANCE = BOUNDS[FLOAT32].layer
 DIRECTIONS = ("fw", "wg", "ig")
 NETS = ("mobilenet_wd4", "fdmobilenet_wd4")
 REQUIRED = {"pw": (3.5, 3.5, 3.5), "dw": (2.6, 2.0, 2.0), "conv": (None, None)}  # MAC/clk, of the first net

@@ -24,7 +24,7 @@ ALLOWED = {
     "workstation.results": "data metrics nets runs",
     "workstation.training": "data nets results runs",
     "device.graph": "",
-    "device.targets": "",
+    "device.targets": "graph",
     "device.memory": "graph",
     "device.tiles": "graph memory",
     "device.lowering": "graph",

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from tests.cli.test_cli import check_refusal, run, trained
 from tests.kit.targets import on_targets
+from tinyclf.device.graph.dtypes import BOUNDS, FLOAT32
 from tinyclf.device.targets.target import Target
 
 __all__ = ["trained"]  # a fixture
@@ -88,8 +90,7 @@ def test_deploy_executes_and_reports(
 
 @pytest.mark.target("host")
 def test_deploy_exits_with_3_when_a_check_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("steps", "step_report"):
-        monkeypatch.setattr(f"tinyclf.device.run.{module}.TOLERANCE", 1e-12)
+    monkeypatch.setitem(BOUNDS, FLOAT32, replace(BOUNDS[FLOAT32], step=1e-12))
     result = run("deploy", "--target", "host", "--size", 32, "--steps", 1, "--out", tmp_path / "p", "--execute")
     assert result.exit_code == 3
     assert re.search(r"error: \d+ of \d+ values differ from PyTorch by more than 1e-12", result.stderr)

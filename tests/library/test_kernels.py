@@ -25,9 +25,10 @@ from benchmarks.kernels_cases import (
 )
 from tests.kit.targets import on_targets
 from tinyclf.base.errors import ToolFailed
+from tinyclf.device.graph.dtypes import BOUNDS, FLOAT32
 from tinyclf.device.targets.target import Target, find_target
 
-TOLERANCE = 1e-5
+TOLERANCE = BOUNDS[FLOAT32].layer
 SEED = 20261121
 NUM_CORES = (1, 2, 3, 8)
 ACTS = ("NONE", "RELU", "RELU6")

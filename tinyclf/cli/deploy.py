@@ -142,9 +142,9 @@ def deploy(
     from tinyclf.cli.deploy_training import deploy_training
     from tinyclf.cli.deploy_upstream import chosen_upstream, show_linkage
     from tinyclf.device.footprint.regions import linked_regions
+    from tinyclf.device.graph.dtypes import BOUNDS, FLOAT32
     from tinyclf.device.memory.samples import num_linked
     from tinyclf.device.run.profiling import STALLS
-    from tinyclf.device.run.step_report import TOLERANCE
     from tinyclf.device.run.steps import emit_project, execute
     from tinyclf.device.targets.elf import read_elf
     from tinyclf.device.targets.project import ELF
@@ -195,7 +195,8 @@ def deploy(
         num = sum(not c.passed for c in report.comparisons)
         if not all(isfinite(loss) for pair in report.losses for loss in pair):
             raise CheckFailed("the loss overflowed: try a smaller --lr")
-        raise CheckFailed(f"{num} of {len(report.comparisons)} values differ from PyTorch by more than {TOLERANCE:g}")
+        bound = BOUNDS[FLOAT32].step
+        raise CheckFailed(f"{num} of {len(report.comparisons)} values differ from PyTorch by more than {bound:g}")
 
 
 def _report_lines(report: Report) -> list[str]:

@@ -13,6 +13,7 @@ from tests.kit.targets import on_targets
 from tinyclf.device import targets
 from tinyclf.device.emit.program import Program
 from tinyclf.device.emit.project import emit
+from tinyclf.device.graph.dtypes import BOUNDS, FLOAT32
 from tinyclf.device.graph.ir import BlobOf, Call, Graph, Node, Phase, Role, Tensor, check, gradient_name
 from tinyclf.device.graph.kernels import BW, KERNELS, find
 from tinyclf.device.lowering.layers import LAYERS, Lowered
@@ -29,7 +30,7 @@ from tinyclf.recipe.channels import trained_channels
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
-TOLERANCE = 1e-5
+TOLERANCE = BOUNDS[FLOAT32].layer
 SEED = 20261120
 GAP_BYTES = 64  # untouched words around every tensor: a kernel that writes beside its output is found
 SCALE = 4.0  # of inputs: some lie above 6

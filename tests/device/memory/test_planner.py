@@ -10,9 +10,10 @@ import torch
 
 from tests.kit.random_nets import RandomNet
 from tests.kit.steps import training_graph
+from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT
 from tinyclf.device.graph.ir import Call, Graph, Node, Phase, Role, Tensor
 from tinyclf.device.memory.check import check_plan
-from tinyclf.device.memory.placement import ALIGNMENT, lifetimes, max_live
+from tinyclf.device.memory.placement import lifetimes, max_live
 from tinyclf.device.memory.planner import plan_memory
 from tinyclf.device.memory.sums import summed
 from tinyclf.recipe.update_rule import UpdateRule
@@ -40,7 +41,7 @@ def test_peak_is_within_two_percent_of_the_bound(arch: str, size: int) -> None:
         graph = _graph(arch, variant=variant, size=size)
         plan = plan_memory(graph)  # runs the checker
         assert plan.peak <= 1.02 * plan.max_live, variant.label
-        assert plan.peak <= plan.arena_bytes < plan.peak + ALIGNMENT
+        assert plan.peak <= plan.arena_bytes < plan.peak + BLOCK_ALIGNMENT
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_peak_of_random_nets_is_within_two_percent(seed: int) -> None:
     for call in range(max(p.stop for p in plan.placements)):
         sizes = [p.tensor.num_bytes for p in plan.placements if p.first <= call < p.stop]
         if sizes:
-            padding = [-size % ALIGNMENT for size in sizes]
+            padding = [-size % BLOCK_ALIGNMENT for size in sizes]
             bound = max(bound, sum(sizes) + sum(padding) - max(padding))
     assert plan.max_live <= bound <= plan.peak <= 1.02 * bound
 
@@ -180,7 +181,7 @@ def test_checker_finds_a_tensor_outside_of_the_arena() -> None:
     graph = _random_graph(1)
     plan = plan_memory(graph)
     with pytest.raises(AssertionError, match=r"behind the arena"):
-        check_plan(graph, replace(plan, arena_bytes=plan.arena_bytes - ALIGNMENT))
+        check_plan(graph, replace(plan, arena_bytes=plan.arena_bytes - BLOCK_ALIGNMENT))
 
 
 def test_lifetimes_are_half_open() -> None:

@@ -24,6 +24,7 @@ from tests.cli.test_cli import run as cli
 from tests.kit.targets import on_targets
 from tinyclf.base.errors import BadInput, DoesNotFit, ToolFailed
 from tinyclf.device import targets
+from tinyclf.device.graph.dtypes import FLOAT32, RUN_BOUNDS, RunBounds
 from tinyclf.device.reference.steps import relative_error
 from tinyclf.device.run.files import DeviceLog, Samples, SamplesFile, read_weights, shuffled
 from tinyclf.device.run.job import TrainingJob
@@ -298,8 +299,7 @@ def test_drift_is_what_pytorchs_own_float32_run_does_too() -> None:
 
 
 def test_drift_excuses_each_value_so_far_as_float32_errs_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinyclf.device.run.run_report.LOSS_BOUND", 1e-12)
-    monkeypatch.setattr("tinyclf.device.run.run_report.WEIGHT_BOUND", 1e-12)
+    monkeypatch.setitem(RUN_BOUNDS, FLOAT32, RunBounds(loss=1e-12, weight=1e-12))
     job = _job(num_test=400)
     expected, single = reference(job), reference(job, dtype=torch.float32)
 
@@ -890,7 +890,7 @@ def test_weights_of_another_net_or_run_are_refused(
 def test_a_failed_comparison_exits_with_3_and_drift_with_0(
     digits_run: Path, shifted_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tinyclf.device.run.run_report.LOSS_BOUND", 1e-12)
+    monkeypatch.setitem(RUN_BOUNDS, FLOAT32, replace(RUN_BOUNDS[FLOAT32], loss=1e-12))
     options = ("--variant", "LP", "--data", shifted_dir, "--samples", 3, "--epochs", 1, "--test-samples", 0)
     command = ("deploy", "--target", "host", "--from", digits_run, *options, "--out", tmp_path / "p", "--execute")
     monkeypatch.setattr("tinyclf.device.run.run_report.DRIFT", 0.0)

@@ -17,11 +17,12 @@ from tests.kit.targets import on_targets
 from tinyclf.device import targets
 from tinyclf.device.emit.program import Program
 from tinyclf.device.emit.project import emit
+from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT, aligned
 from tinyclf.device.graph.ir import PERSISTENT, Graph, Phase, Role, Tensor, check, gradient_name
 from tinyclf.device.lowering.layers import Lowered
 from tinyclf.device.lowering.updates import NUM_NORM_BLOCKS, Updates
 from tinyclf.device.memory.check import check_plan
-from tinyclf.device.memory.placement import ALIGNMENT, Placement
+from tinyclf.device.memory.placement import Placement
 from tinyclf.device.memory.planner import plan_memory
 from tinyclf.device.memory.sums import summed
 from tinyclf.device.reference.steps import TorchUpdate, relative_error, training_steps
@@ -223,7 +224,7 @@ def _kernels_program(rule: UpdateRule, num_steps: int) -> tuple[Program, dict[st
         spread, end = [], GAP_BYTES
         for name, _ in offsets:
             spread.append((name, end))
-            end = -(-(end + graph.by_name[name].num_bytes) // ALIGNMENT) * ALIGNMENT + GAP_BYTES
+            end = aligned(end + graph.by_name[name].num_bytes) + GAP_BYTES
         return spread, end
 
     (places, num_bytes), (state_places, state_bytes) = gapped(plan.parameter_offsets), gapped(plan.state_offsets)
@@ -397,7 +398,7 @@ def test_checker_finds_damage_to_the_state() -> None:
     with pytest.raises(AssertionError, match="two tensors of the state overlap"):
         check_plan(graph, replace(plan, state_offsets=((first, 0), (second, 0), *rest)))
     with pytest.raises(AssertionError, match="the tensors of the state end behind their block"):
-        check_plan(graph, replace(plan, state_bytes=plan.state_bytes - 2 * ALIGNMENT))
+        check_plan(graph, replace(plan, state_bytes=plan.state_bytes - 2 * BLOCK_ALIGNMENT))
 
 
 @on_targets()

@@ -17,6 +17,7 @@ from tinyclf.base.resources import resource_dir
 from tinyclf.device import targets
 from tinyclf.device.emit.project import emit
 from tinyclf.device.graph import kernels
+from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT, MOST_TILE_BYTES
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.program import make_program
 from tinyclf.device.run.project import write_project
@@ -26,8 +27,8 @@ from tinyclf.device.targets.target import Target, find_target, with_l1
 from tinyclf.device.tiles.check import check_tiles
 from tinyclf.device.tiles.choose import choose
 from tinyclf.device.tiles.kinds import elementwise
-from tinyclf.device.tiles.limits import FIELD_TYPES, MOST_COPY_BYTES, MOST_OPERANDS, MOST_TILE_BYTES, op_fault
-from tinyclf.device.tiles.plan import ALIGNMENT, NUM_LOOPS, STATE_BYTES, Op, Operand, TilePlan
+from tinyclf.device.tiles.limits import FIELD_TYPES, MOST_COPY_BYTES, MOST_OPERANDS, op_fault
+from tinyclf.device.tiles.plan import NUM_LOOPS, STATE_BYTES, Op, Operand, TilePlan
 from tinyclf.recipe.update_rule import UpdateRule
 
 KIB = 1024
@@ -70,8 +71,7 @@ def test_constants_are_those_of_the_headers() -> None:
     tiles, records = _enum(INCLUDE / "tcl_tile.h"), _enum(INCLUDE / "tcl_run.h")
     assert tiles["TCL_TILE_LOOPS"] == NUM_LOOPS
     assert tiles["TCL_TILE_STATE_BYTES"] == STATE_BYTES
-    assert tiles["TCL_TILE_ALIGNMENT"] * 4 == ALIGNMENT == targets.L1_ALIGNMENT
-    assert MOST_TILE_BYTES == targets.MOST_TILE_BYTES
+    assert tiles["TCL_TILE_ALIGNMENT"] * 4 == BLOCK_ALIGNMENT == targets.L1_ALIGNMENT
     assert tiles["TCL_TILE_OPERANDS"] == MOST_OPERANDS
     assert _enum(INCLUDE / "port_dma.h")["PORT_DMA_MOST_BYTES"] == MOST_COPY_BYTES
     acts = {name: getattr(kernels, name.removeprefix("TCL_")) for name in _enum(INCLUDE / "tcl_fast_fp32.h")}
@@ -108,11 +108,11 @@ def _net(*layers: nn.Module) -> nn.Module:
 @on_targets("host")
 def test_a_large_l1_is_used_as_far_as_buffers_can_be_numbered(target: Target, tmp_path: Path) -> None:
     target = with_l1(target, "2MiB")
-    assert target.tile_bytes == targets.MOST_TILE_BYTES
+    assert target.tile_bytes == MOST_TILE_BYTES
     job = _job(_net(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()), 3, 20, 20)
     program = emit_project(job, target, tmp_path / "p")
     assert program.tiles is not None
-    numbers = [b // ALIGNMENT for op in program.tiles.ops for o in op.operands for b in o.buffers]
+    numbers = [b // BLOCK_ALIGNMENT for op in program.tiles.ops for o in op.operands for b in o.buffers]
     assert 1 << 15 < max(numbers) < 1 << 16
     assert execute(job, program, target, tmp_path / "p").passed
 

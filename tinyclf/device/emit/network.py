@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from tinyclf.device.emit.args import c_fields
-from tinyclf.device.emit.c_text import c_identifiers, float_literal
+from tinyclf.device.emit.c_text import c_identifiers, c_place, float_literal
 from tinyclf.device.emit.program import Program
 from tinyclf.device.emit.tiles import (
     direct_nodes,
@@ -16,6 +16,7 @@ from tinyclf.device.emit.tiles import (
     tile_context,
     tile_rows,
 )
+from tinyclf.device.graph.dtypes import num_blocks
 from tinyclf.device.graph.ir import (
     PERSISTENT,
     Attribute,
@@ -67,8 +68,8 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
 
     def place(tensor: Tensor, first: int = 0) -> str:
         """Return where a tensor lies, or its channels from `first` on."""
-        offset = program.plan.offsets[tensor.name] // 4 + first * (tensor.num_elements // max(tensor.shape[0], 1))
-        return f"{_block(tensor)} + {offset}"
+        elements = first * (tensor.num_elements // max(tensor.shape[0], 1))
+        return c_place(_block(tensor), program.plan.offsets[tensor.name], tensor.dtype, elements)
 
     def text(value: Attribute) -> str:
         if isinstance(value, BlobOf):
@@ -86,8 +87,8 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
         return {"id": f"args_{node_ids[node.name]}", "struct": args_struct(node.kind), "fields": fields}
 
     return {
-        "arena_size": program.plan.arena_bytes // 4,
-        "state_size": program.plan.state_bytes // 4,
+        "arena_size": num_blocks(program.plan.arena_bytes),
+        "state_size": num_blocks(program.plan.state_bytes),
         "kernel_headers": _kernel_headers(graph, used),
         "rule": _rule(graph.rule) if graph.rule and graph.reads_rule else None,
         "num_calls_within_batch": num_ops_before(graph, tiles, graph.num_calls_within_batch)
@@ -112,7 +113,7 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
         "copier": "tcl_tile_copy" if tiles else "memcpy",
         "traces": [{"place": place(t), "dim": t.num_elements, "name": t.name} for ts in traces for t in ts],
         "loads": [
-            {"place": place(t), "dim": t.num_elements, "block": block, "file": file}
+            {"place": place(t), "dim": t.num_elements, "block": block, "file": file, "type": t.dtype.c_type}
             for role, block, file in _SAMPLE_BLOCKS
             for t in graph.tensors_of(role)
         ],

@@ -10,6 +10,7 @@ import numpy as np
 
 from tinyclf import __version__
 from tinyclf.base.resources import resource_dir
+from tinyclf.device.emit.c_text import c_place
 from tinyclf.device.emit.library import library_files, linkage_context
 from tinyclf.device.emit.network import _network, _num_frozen, _traces
 from tinyclf.device.emit.program import Program, TrainingRun
@@ -17,6 +18,7 @@ from tinyclf.device.emit.tiles import (
     num_forward_ops,
     traces_by_op,
 )
+from tinyclf.device.graph.dtypes import BLOCK, BLOCK_ALIGNMENT, num_blocks
 from tinyclf.device.graph.ir import (
     Phase,
     Role,
@@ -50,7 +52,8 @@ def emit(program: Program, *, target: Target, num_cores: int, command: str) -> d
         "num_cores": num_cores,
         "program": program,
         "network": _network(program, traces),
-        "parameters_size": program.plan.parameter_bytes // 4,
+        "block": {"type": BLOCK.c_type, "alignment": BLOCK_ALIGNMENT},
+        "parameters_size": num_blocks(program.plan.parameter_bytes),
         "num_samples": num_linked(program.source),
         "training": _training(program, program.training) if program.training else None,
         "linkage": linkage_context(program.linkage) if program.linkage else None,
@@ -74,9 +77,7 @@ def emit(program: Program, *, target: Target, num_cores: int, command: str) -> d
         json.dumps([{"tensor": t.name, "shape": t.shape} for ts in traces for t in ts], indent=1) + "\n"
     ).encode()
     files["data/parameters.bin"] = _parameter_block(program)
-    if program.samples is not None and program.labels is not None:
-        files["data/samples.bin"] = np.ascontiguousarray(program.samples, dtype="<f4").tobytes()
-        files["data/labels.bin"] = np.ascontiguousarray(program.labels, dtype="<f4").tobytes()
+    files |= _sample_blocks(program)
     if program.training:
         files["data/weights_header.bin"] = program.training.weights_header
     files |= {f"port/{name}": content for name, content in target.port_files().items()}
@@ -87,13 +88,24 @@ def emit(program: Program, *, target: Target, num_cores: int, command: str) -> d
 
 def _parameter_block(program: Program) -> bytes:
     """Return the parameters, each at its offset; gaps are zero."""
-    block = np.zeros(program.plan.parameter_bytes // 4, dtype="<f4")
+    block = bytearray(program.plan.parameter_bytes)
     for tensor in program.graph.tensors_of(Role.PARAMETER):
-        start = program.plan.offsets[tensor.name] // 4
-        value = np.asarray(program.values[tensor.name], dtype="<f4")
+        start = program.plan.offsets[tensor.name]
+        value = np.asarray(program.values[tensor.name], dtype=tensor.dtype.numpy)
         assert value.shape == tensor.shape, f"{tensor.name}: value {value.shape}, tensor {tensor.shape}"
-        block[start : start + tensor.num_elements] = value.ravel()
-    return block.tobytes()
+        block[start : start + tensor.num_bytes] = value.tobytes()
+    return bytes(block)
+
+
+def _sample_blocks(program: Program) -> dict[str, bytes]:
+    """Return the files of linked samples and labels, in the types of the tensors that they fill."""
+    values = ((Role.INPUT, "samples.bin", program.samples), (Role.LABEL, "labels.bin", program.labels))
+    return {
+        f"data/{file}": np.ascontiguousarray(value, dtype=tensor.dtype.numpy).tobytes()
+        for role, file, value in values
+        if value is not None
+        for tensor in program.graph.tensors_of(role)
+    }
 
 
 def trained_bytes(program: Program) -> int:
@@ -113,11 +125,11 @@ def _training(program: Program, training: TrainingRun) -> dict[str, Any]:
     places = {"input": image.name, "label": label.name, "logits": logits, "loss": loss}
     return {
         **vars(training),
-        **{name: f"arena + {program.plan.offsets[tensor] // 4}" for name, tensor in places.items()},
+        **{name: _place(program, tensor) for name, tensor in places.items()},
         "shape": image.shape,
         "num_classes": label.num_elements,
         "trained_bytes": trained_bytes(program),
-        "segments": [(s.offset // 4, s.num_bytes) for s in trained_pieces(graph, program.plan)],
+        "segments": [(num_blocks(s.offset), s.num_bytes) for s in trained_pieces(graph, program.plan)],
         "num_forward": num_forward_ops(graph, program.tiles)
         if program.tiles
         else sum(call.phase is Phase.FORWARD for call in graph.calls),
@@ -125,6 +137,11 @@ def _training(program: Program, training: TrainingRun) -> dict[str, Any]:
         "storage": STORAGE_FILES,
         "features": _features(program, training.features) if training.features else None,
     }
+
+
+def _place(program: Program, tensor: str) -> str:
+    """Return where a tensor of the arena lies."""
+    return c_place("arena", program.plan.offsets[tensor], program.graph.by_name[tensor].dtype)
 
 
 def _features(program: Program, features: FeatureMemory) -> dict[str, Any]:
@@ -138,7 +155,6 @@ def _features(program: Program, features: FeatureMemory) -> dict[str, Any]:
         "num_calls": _num_frozen(program),
         "as_int8": int(features.kind == "int8"),
         "tensors": [
-            {"name": t.name, "place": f"arena + {program.plan.offsets[t.name] // 4}", "dim": t.num_elements}
-            for t in features.tensors
+            {"name": t.name, "place": _place(program, t.name), "dim": t.num_elements} for t in features.tensors
         ],
     }

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT, num_blocks
 from tinyclf.device.graph.ir import Call, Graph, Phase, Tensor
 from tinyclf.device.graph.kernels import KERNELS, Launch
-from tinyclf.device.tiles.plan import ALIGNMENT, Op, Operand, Span, TilePlan
+from tinyclf.device.tiles.plan import Op, Operand, Span, TilePlan
 
 MOST_NAMES = 8  # of calls, in the comment of an operation
 
@@ -77,7 +78,7 @@ def tile_context(
     """
     apart = {num_frozen, num_forward_ops(graph, tiles), num_ops_before(graph, tiles, graph.num_calls_within_batch)}
     return {
-        "num_floats": tiles.num_bytes // 4,
+        "size": num_blocks(tiles.num_bytes),
         "ops": [_op(graph, tiles, number, op, place, literal, apart) for number, op in enumerate(tiles.ops) if op.body],
     }
 
@@ -131,7 +132,7 @@ def _operand(graph: Graph, operand: Operand, place: Callable[[Tensor], str]) -> 
         "data": _address(place(graph.by_name[operand.tensor]), operand.first) if operand.tensor else "NULL",
         "slot": f"TCL_{operand.slot}",
         "flags": " | ".join(flags) or "0",
-        "buffers": [offset // ALIGNMENT for offset in operand.buffers],
+        "buffers": [offset // BLOCK_ALIGNMENT for offset in operand.buffers],
         "unit": operand.unit,
         "stride": operand.stride,
         "rows": _span(operand.rows),

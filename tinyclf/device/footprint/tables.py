@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tinyclf.device.graph.dtypes import WORD_BYTES
 from tinyclf.device.graph.headers import struct_members
 from tinyclf.device.graph.ir import BlobOf, Graph, Node, Role
 from tinyclf.device.graph.kernels import args_struct
@@ -13,7 +14,6 @@ from tinyclf.device.memory.trained_pieces import trained_pieces
 from tinyclf.device.tiles.choose import Work
 from tinyclf.device.tiles.fusion import Fusion
 
-WORD_BYTES = 4
 # Structs whose members are not all words.
 CALL_BYTES, OP_BYTES, OPERAND_BYTES = 20, 56, 40  # tcl_call, tcl_op, tcl_operand
 HEADER_BYTES, TENSOR_BYTES, DIMENSION_BYTES = 512, 48, 6  # at most, of the text at the start of a weights file

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from tinyclf.device.graph.dtypes import FLOAT32
 from tinyclf.device.graph.ir import BlobOf, Call, Graph, Node, Phase, Role, Tensor
 
-_FLOAT_BYTES = 4
 _BIAS, _SUM = "bias", "add"
 
 
@@ -47,7 +47,7 @@ def upstream_bytes(graph: Graph) -> int:
             continue
         tensors = _tensors(graph, layer.node)
         if layer.is_updated or (is_behind and layer.node.kind == "avgpool"):
-            total += 2 * _FLOAT_BYTES * _num_weights(layer.node, tensors)
+            total += 2 * FLOAT32.num_bytes * _num_weights(layer.node, tensors)
             total += 2 * tensors["bias"].num_elements if layer.node.kind == "linear" and "bias" in tensors else 0
         if is_behind and layer.node.kind == "pointwise":
             transposed = max(transposed, tensors["weight"].num_bytes)

@@ -7,9 +7,8 @@ from enum import Enum
 from functools import cached_property
 from math import prod
 
+from tinyclf.device.graph.dtypes import FLOAT32, DataType
 from tinyclf.recipe.update_rule import UpdateRule
-
-DTYPE_BYTES = {"float32": 4}
 
 
 class Role(Enum):
@@ -45,7 +44,7 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     role: Role
-    dtype: str = "float32"
+    dtype: DataType = FLOAT32
     trained: bool = False  # parameters only
     trained_channels: int | None = None  # of a trained parameter: so many of its leading rows; None: all
     part_of: str | None = None  # a block of rows of a gradient that is nowhere whole: the name of the whole
@@ -58,7 +57,7 @@ class Tensor:
     @property
     def num_bytes(self) -> int:
         """Count bytes, without padding."""
-        return self.num_elements * DTYPE_BYTES[self.dtype]
+        return self.num_elements * self.dtype.num_bytes
 
     @property
     def is_in_arena(self) -> bool:
@@ -73,7 +72,7 @@ class Tensor:
     @property
     def trained_bytes(self) -> int:
         """Count the bytes that are trained, without padding."""
-        return prod(self.trained_shape) * DTYPE_BYTES[self.dtype] if self.trained else 0
+        return prod(self.trained_shape) * self.dtype.num_bytes if self.trained else 0
 
 
 @dataclass(frozen=True)

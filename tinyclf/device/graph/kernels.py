@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
+from tinyclf.device.graph.dtypes import FLOAT32, DataType
 from tinyclf.device.graph.tile_bodies import (
     GRADS,
     MASKED,
@@ -26,7 +27,6 @@ from tinyclf.recipe.optimizers import OPTIMIZERS, Optimizer
 
 # Directions of a layer. BW: both gradients by one function, of upstream's API; no graph has such a call.
 FW, IG, WG, BW, UPDATE = "forward", "input gradient", "parameter gradients", "backward", "update"
-FLOAT32 = ("float32",)
 ACT_NONE, ACT_RELU, ACT_RELU6 = 0, 1, 2  # enum tcl_act
 
 
@@ -84,7 +84,7 @@ class Kernel:
     header: str
     args: str
     launch: Launch = Launch.ITSELF
-    types: tuple[str, ...] = FLOAT32
+    types: tuple[DataType, ...] = (FLOAT32,)
     by_rows: bool = False
     kink: Kink | None = None
     act: int = ACT_NONE
@@ -93,7 +93,7 @@ class Kernel:
     ours: str = ""
 
     @property
-    def key(self) -> tuple[str, str, tuple[str, ...]]:
+    def key(self) -> tuple[str, str, tuple[DataType, ...]]:
         """Return what it is found by."""
         return self.layer, self.direction, self.types
 
@@ -283,7 +283,7 @@ TILES = MappingProxyType({tile.symbol: tile for row in _ROWS for tile in row.til
 DIRECTIONS = MappingProxyType({tile.symbol: row.direction for row in _ROWS for tile in row.tiles})  # of bodies
 
 
-def find(layer: str, direction: str, types: tuple[str, ...] = FLOAT32) -> Kernel:
+def find(layer: str, direction: str, types: tuple[DataType, ...] = (FLOAT32,)) -> Kernel:
     """Return the row of a layer's direction."""
     return _BY_KEY[layer, direction, types]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tinyclf.device.graph.ir import PERSISTENT, Graph, Role, Tensor
-from tinyclf.device.memory.placement import ALIGNMENT
 from tinyclf.device.memory.plan import MemoryPlan
 
 
@@ -19,10 +18,11 @@ def check_plan(graph: Graph, plan: MemoryPlan) -> None:
 
     def write(name: str) -> None:
         start = plan.offsets[name]
-        stop = start + graph.by_name[name].num_bytes
+        tensor = graph.by_name[name]
+        stop = start + tensor.num_bytes
         assert start >= 0, f"{name} starts before the arena"
         assert stop <= plan.arena_bytes, f"{name} ends behind the arena"
-        assert start % ALIGNMENT == 0, f"{name} is not aligned"
+        assert start % tensor.dtype.alignment == 0, f"{name} is not aligned"
         for other in [o for o, (a, b) in owner.items() if a < stop and start < b]:
             del owner[other]
         owner[name] = (start, stop)
@@ -53,8 +53,9 @@ def check_plan(graph: Graph, plan: MemoryPlan) -> None:
 
 def _check_row(plan: MemoryPlan, tensors: Iterable[Tensor], block_bytes: int, *, what: str) -> None:
     end = 0
-    for offset, num_bytes in sorted((plan.offsets[t.name], t.num_bytes) for t in tensors):
+    for tensor in sorted(tensors, key=lambda t: (plan.offsets[t.name], t.num_bytes)):
+        offset = plan.offsets[tensor.name]
         assert offset >= end, f"two {what} overlap"
-        assert offset % ALIGNMENT == 0, f"one of the {what} is not aligned"
-        end = offset + num_bytes
+        assert offset % tensor.dtype.alignment == 0, f"one of the {what} is not aligned"
+        end = offset + tensor.num_bytes
     assert end <= block_bytes, f"the {what} end behind their block"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tinyclf.base.errors import BadInput, DoesNotFit
+from tinyclf.device.graph.dtypes import FLOAT32, INT8, WORD_BYTES, num_words
 from tinyclf.device.graph.ir import Call, Graph, Phase, Role
 
-CACHES = ("off", "fp32", "int8")
-WORD_BYTES = 4
+KEPT_AS = {"fp32": FLOAT32, "int8": INT8}
+CACHES = ("off", *KEPT_AS)
 MOST_BYTES = 2**31 - 1  # of one array
 
 
@@ -40,8 +41,10 @@ class FeatureMemory:
     @property
     def record_words(self) -> int:
         """Count the words of 4 bytes of a sample: its class, then the tensors, those in int8 behind their scale."""
-        sizes = (t.num_elements for t in self.tensors)
-        return 1 + sum(1 + -(-n // WORD_BYTES) if self.kind == "int8" else n for n in sizes)
+        dtype = KEPT_AS[self.kind]
+        sizes = [num_words(t.num_elements * dtype.num_bytes) for t in self.tensors]
+        num_scales = len(sizes) if dtype is INT8 else 0
+        return 1 + num_scales + sum(sizes)
 
     @property
     def num_bytes(self) -> int:

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
 
+from tinyclf.device.graph.dtypes import aligned
 from tinyclf.device.graph.ir import Graph, Role, Tensor
-
-ALIGNMENT = 16  # bytes; every tensor starts at a multiple of it
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,6 @@ class Placement:
     def end(self) -> int:
         """Return the offset of the first byte behind the tensor."""
         return self.offset + self.tensor.num_bytes
-
-
-def aligned(num_bytes: int) -> int:
-    """Round up to a multiple of the alignment."""
-    return -(-num_bytes // ALIGNMENT) * ALIGNMENT
 
 
 def lifetimes(graph: Graph) -> list[Lifetime]:
@@ -81,7 +75,7 @@ def _place_in_order(spans: Iterable[Lifetime]) -> tuple[Placement, ...]:
         for other in taken:
             if offset + span.tensor.num_bytes <= other.offset:
                 break
-            offset = max(offset, aligned(other.end))
+            offset = max(offset, aligned(other.end, span.tensor.dtype.alignment))
         placed.append(Placement(span.tensor, span.first, span.stop, offset))
     return tuple(sorted(placed, key=lambda p: (p.first, p.offset)))
 
@@ -130,12 +124,13 @@ def place(spans: list[Lifetime], bound: int) -> tuple[Placement, ...]:
 def _bound_with_gaps(spans: list[Lifetime]) -> int:
     """Return the most bytes in use at one call with the gaps that alignment leaves below all but the highest tensor.
 
-    Of many small tensors this lies well above `max_live`: 12 bytes each need 16 apiece.
+    Of many small tensors this lies well above `max_live`: three floats each need the bytes of four.
     """
     most = 0
     for step in {span.first for span in spans}:
-        sizes = [s.tensor.num_bytes for s in spans if s.first <= step < s.stop]
-        most = max(most, sum(map(aligned, sizes)) - max(aligned(n) - n for n in sizes))
+        live = [s.tensor for s in spans if s.first <= step < s.stop]
+        least = min(t.dtype.alignment for t in live)
+        most = max(most, sum(aligned(t.num_bytes, least) for t in live) - max(-t.num_bytes % least for t in live))
     return most
 
 

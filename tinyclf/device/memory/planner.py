@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tinyclf.device.graph.dtypes import aligned
 from tinyclf.device.graph.ir import PERSISTENT, Graph, Role, Tensor
 from tinyclf.device.memory.check import check_plan
-from tinyclf.device.memory.placement import Placement, aligned, lifetimes, max_live, peak_of, place
+from tinyclf.device.memory.placement import Placement, lifetimes, max_live, peak_of, place
 from tinyclf.device.memory.plan import MemoryPlan, Placed
 
 
@@ -38,6 +39,7 @@ def _in_a_row(tensors: Iterable[Tensor]) -> tuple[tuple[tuple[str, int], ...], i
     """Place tensors behind each other; return the offset of each by name, and the bytes of all."""
     offsets, end = [], 0
     for tensor in tensors:
-        offsets.append((tensor.name, end))
-        end = aligned(end + tensor.num_bytes)
-    return tuple(offsets), end
+        start = aligned(end, tensor.dtype.alignment)
+        offsets.append((tensor.name, start))
+        end = start + tensor.num_bytes
+    return tuple(offsets), aligned(end)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyclf.base.errors import BadInput
+from tinyclf.device.graph.dtypes import FLOAT32, INT8, WORD_BYTES
 from tinyclf.recipe.variant import Variant, parse_fractions
 
 VERSION = 1
@@ -23,7 +24,7 @@ SAMPLES_MAGIC, WEIGHTS_MAGIC = b"TCLD", b"TCLW"
 _SAMPLES_HEADER = struct.Struct("<4sIIIIIQQQ12x")  # without its CRC
 _WEIGHTS_HEADER = struct.Struct("<4sIII")
 _LOG_ENTRY = np.dtype([("number", "<u8"), ("value", "<u4"), ("zero", "<u4"), ("cycles", "<u8")])
-_CRC_BYTES = 4
+_CRC_BYTES = WORD_BYTES
 MOST_BLOCKS = 2**16  # of a net, as a limit of what is believed
 _PIECE_BYTES = 4 << 20  # about so many are in memory at once
 
@@ -55,7 +56,7 @@ class Samples:
 
 def sample_bytes(shape: Sequence[int]) -> int:
     """Return the bytes that a sample takes in the file: image (C, H, W), class and CRC."""
-    return 4 * math.prod(shape) + 4 + _CRC_BYTES
+    return FLOAT32.num_bytes * math.prod(shape) + WORD_BYTES + _CRC_BYTES
 
 
 def samples_file_bytes(num: int, shape: Sequence[int]) -> int:
@@ -89,7 +90,7 @@ class SamplesFile:
     def _body(self) -> Iterator[bytes]:
         s = self.samples
         shape = s.train_images.shape[1:]
-        record = np.dtype([("image", "<f4", shape), ("label", "<u4"), ("crc", "<u4")])
+        record = np.dtype([("image", FLOAT32.numpy, shape), ("label", "<u4"), ("crc", "<u4")])
         at_once = max(_PIECE_BYTES // record.itemsize, 1)
         for images, labels in ((s.train_images, s.train_labels), (s.test_images, s.test_labels)):
             for first in range(0, len(images), at_once):
@@ -229,7 +230,8 @@ def read_weights(path: Path) -> tuple[WeightsHeader, dict[str, NDArray[np.float3
         header = _parse_about(json.loads(content[_WEIGHTS_HEADER.size : start]), num_bytes)
         block = content[start : start + num_bytes]
         values = {
-            t.name: np.frombuffer(block, "<f4", math.prod(t.shape), t.offset).reshape(t.shape) for t in header.tensors
+            t.name: np.frombuffer(block, FLOAT32.numpy, math.prod(t.shape), t.offset).reshape(t.shape)
+            for t in header.tensors
         }
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, BadInput) as error:
         raise BadInput(f"{path}: its header makes no sense ({type(error).__name__})") from error
@@ -251,7 +253,7 @@ def _parse_about(about: dict[str, Any], num_bytes: int) -> WeightsHeader:
     )
     if len({t.name for t in tensors}) != len(tensors):
         raise ValueError("a tensor stands there twice")
-    if not all(t.shape and 0 < 4 * math.prod(t.shape) <= num_bytes - t.offset for t in tensors):
+    if not all(t.shape and 0 < FLOAT32.num_bytes * math.prod(t.shape) <= num_bytes - t.offset for t in tensors):
         raise ValueError("a tensor is empty, or ends behind the weights")
     net, source = int(about["net"], 16), int(about["source"], 16)
     return WeightsHeader(
@@ -295,7 +297,7 @@ def read_log(path: Path, *, num_steps: int) -> DeviceLog:
         raise BadInput(f"{path}: does not hold the {num:,} entries of the run: begin anew with make restart")
     steps = entries[1:-1]
     right = int(entries["value"][0]), int(entries["value"][-1])
-    return DeviceLog(*right, steps["value"].copy().view("<f4"), steps["cycles"].copy())
+    return DeviceLog(*right, steps["value"].copy().view(FLOAT32.numpy), steps["cycles"].copy())
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
@@ -311,7 +313,8 @@ def read_features(
     """
     fields: list[Any] = [("number", "<u8")]
     for i, size in enumerate(sizes):
-        fields += [(f"scale{i}", "<f4"), (f"codes{i}", "i1", (size,)), (f"filling{i}", "i1", (-size % 4,))]
+        fields += [(f"scale{i}", FLOAT32.numpy), (f"codes{i}", INT8.numpy, (size,))]
+        fields.append((f"filling{i}", INT8.numpy, (-size % WORD_BYTES,)))
     entry = np.dtype(fields)
     content = path.read_bytes()
     entries = np.frombuffer(content[: len(content) // entry.itemsize * entry.itemsize], entry)

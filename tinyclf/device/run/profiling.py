@@ -118,8 +118,7 @@ def moved_bytes(op: Op) -> tuple[int, int]:
         for index in op.indices():
             tile = operand.ranges(index)
             if tile != before:
-                row, stop_row, column, stop_column = tile
-                num_bytes = (stop_row - row) * (stop_column - column) * operand.unit * 4
+                num_bytes = operand.tile_bytes(index)
                 loaded += num_bytes * operand.load
                 stored += num_bytes * operand.store
             before = tile

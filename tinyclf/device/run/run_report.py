@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from tinyclf.device.graph.dtypes import BOUNDS, FLOAT32, INT8, RUN_BOUNDS
 from tinyclf.device.memory.kept_features import FeatureMemory
 from tinyclf.device.reference.quantized import DeviceCodes, QuantizedFeatures
 from tinyclf.device.reference.run import ReferenceRun, training_run
@@ -23,12 +24,9 @@ from tinyclf.device.run.files import (
     shuffled,
 )
 from tinyclf.device.run.job import TrainingJob
-from tinyclf.device.run.step_report import TOLERANCE
 from tinyclf.device.run.verdicts import Verdict, judge
 from tinyclf.recipe.update_rule import UpdateRule
 
-LOSS_BOUND = 1e-3  # of every step's loss, absolute
-WEIGHT_BOUND = 1e-3  # of every trained parameter at the end, relative to its largest value
 ACCURACY_BOUND = 0.5  # points
 DRIFT = 10.0  # what drifts is at most so many times as far from PyTorch's in float64 as PyTorch's in float32 is
 DRIFT_SOURCE = (
@@ -54,7 +52,8 @@ def _checks(
     """
     error = np.abs(log.losses - expected.losses)
     loss_error = float(error.max()) if np.isfinite(error).all() else math.inf
-    own = reference(job, features, dtype=torch.float32, codes=codes) if LOSS_BOUND < loss_error < math.inf else None
+    is_far = RUN_BOUNDS[FLOAT32].loss < loss_error < math.inf
+    own = reference(job, features, dtype=torch.float32, codes=codes) if is_far else None
     drift = own if own and is_drift(error, own, expected) else None
 
     def check(name: str, error: float, bound: float, own_error: float | None) -> Check:
@@ -63,10 +62,10 @@ def _checks(
         return _drifting(name, error, max(bound, DRIFT * own_error))
 
     own_loss = float(np.abs(drift.losses - expected.losses).max()) if drift else None
-    checks = [check("loss of every step", loss_error, LOSS_BOUND, own_loss)]
+    checks = [check("loss of every step", loss_error, RUN_BOUNDS[FLOAT32].loss, own_loss)]
     for name, value in expected.weights.items():
         own_error = relative_error(drift.weights[name], value) if drift else None
-        checks.append(check(name, relative_error(weights[name], value), WEIGHT_BOUND, own_error))
+        checks.append(check(name, relative_error(weights[name], value), RUN_BOUNDS[FLOAT32].weight, own_error))
     num = len(job.samples.test_labels)
     if num:
         before = 100 * abs(log.right_before - expected.right_before) / num
@@ -107,7 +106,7 @@ def reference(
 
     def quantized(model: nn.Module) -> QuantizedFeatures:
         assert features is not None
-        return QuantizedFeatures(model, first_trained=features.first_trained, device=codes, tie=TOLERANCE)
+        return QuantizedFeatures(model, first_trained=features.first_trained, device=codes, tie=BOUNDS[INT8].step)
 
     s = job.samples
     order = [int(i) for e in range(job.num_epochs) for i in shuffled(len(s.train_labels), seed=job.seed, epoch=e)]
@@ -132,7 +131,7 @@ def is_drift(error: NDArray[np.float64], own: ReferenceRun, expected: ReferenceR
     if not np.isfinite(error).all() or not np.isfinite(allowed).all():
         return False
     largest, allowed = np.maximum.accumulate(error), DRIFT * np.maximum.accumulate(allowed)
-    return bool((largest <= np.maximum(allowed, LOSS_BOUND)).all())
+    return bool((largest <= np.maximum(allowed, RUN_BOUNDS[FLOAT32].loss)).all())
 
 
 @dataclass(frozen=True)

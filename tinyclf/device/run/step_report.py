@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyclf.device.emit.program import Program
+from tinyclf.device.graph.dtypes import BOUNDS, FLOAT32, Bounds
 from tinyclf.device.reference.steps import LOGITS, relative_error
 from tinyclf.device.run.verdicts import Verdict, judge
 
-TOLERANCE = 1e-4  # of every gradient, updated weight, logit and loss: float32 against double
 LOGIT_SCALE = 1.0  # softmax sees absolute differences of logits: an error counts relative to at least this
-LEAST_SCALE = 1e-30  # of all else: nearer to float32's smallest number, 1e-38, products lose their relative precision
 STEP_SOURCE = "requirement: float32 against PyTorch's float64, each step from the weights that the device had before it"
 FROZEN_SOURCE = "frozen channels keep every bit"
 
@@ -118,12 +117,13 @@ def _without_frozen_channels(
 
     The error of a comparison is so 0 or infinite.
     """
+    dtypes = {t.name: t.dtype for t in program.graph.tensors}
     limits = {t.name: t.trained_channels for t in program.graph.tensors if t.trained_channels is not None}
     comparisons = []
     for step, values in enumerate(device):
         for name in limits.keys() & values.keys():
             kept, before = (np.ascontiguousarray(v[limits[name] :]) for v in (values[name], program.values[name]))
-            error = 0.0 if kept.tobytes() == before.astype("<f4").tobytes() else float("inf")
+            error = 0.0 if kept.tobytes() == before.astype(dtypes[name].numpy).tobytes() else float("inf")
             comparisons.append(Comparison(f"{name}, frozen channels", step, error, error, 0.0, FROZEN_SOURCE))
     trained = [{name: value[: limits.get(name)] for name, value in values.items()} for values in device]
     order = list(limits)
@@ -131,8 +131,16 @@ def _without_frozen_channels(
     return trained, comparisons
 
 
-def _error(actual: dict[str, NDArray[np.float32]], name: str, expected: NDArray[np.float64]) -> float:
+def _bounds(program: Program, name: str) -> Bounds:
+    """Return the bounds of a value by the type of its tensor; logits, loss and whole gradients are in float32."""
+    tensor = program.graph.by_name.get(name)
+    return BOUNDS[tensor.dtype if tensor else FLOAT32]
+
+
+def _error(
+    actual: dict[str, NDArray[np.float32]], name: str, expected: NDArray[np.float64], *, bounds: Bounds
+) -> float:
     """Return the error of a value that a step reported; infinite if it did not."""
     if name not in actual:
         return float("inf")
-    return relative_error(actual[name], expected, least_scale=LOGIT_SCALE if name == LOGITS else LEAST_SCALE)
+    return relative_error(actual[name], expected, least_scale=LOGIT_SCALE if name == LOGITS else bounds.least_scale)

@@ -13,6 +13,7 @@ from tinyclf.device import targets
 from tinyclf.device.emit.program import Program
 from tinyclf.device.emit.project import emit
 from tinyclf.device.emit.upstream import Upstream
+from tinyclf.device.graph.dtypes import BOUNDS, FLOAT32
 from tinyclf.device.graph.ir import Role, gradient_name
 from tinyclf.device.graph.traces import kinks, whole_gradients
 from tinyclf.device.memory.samples import num_linked
@@ -20,7 +21,7 @@ from tinyclf.device.reference.steps import LOGITS, LOSS, Trajectory, training_st
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.program import make_program, require_fit
 from tinyclf.device.run.project import write_project
-from tinyclf.device.run.step_report import STEP_SOURCE, TOLERANCE, Comparison, Report, _error, _without_frozen_channels
+from tinyclf.device.run.step_report import STEP_SOURCE, Comparison, Report, _bounds, _error, _without_frozen_channels
 from tinyclf.device.targets.target import Target
 
 
@@ -68,7 +69,7 @@ def execute(job: Job, program: Program, target: Target, project: Path, *variable
     device, frozen = _without_frozen_channels(program, device)
     single, whole = (_golden(job, program, device, follow=follow) for follow in (True, False))
     comparisons = [
-        Comparison(name, step, _error(actual, name, value), _error(actual, name, in_run[name]), TOLERANCE, STEP_SOURCE)
+        _comparison(program, name, step, actual, (value, in_run[name]))
         for step, (actual, by_itself, in_run) in enumerate(zip(device, single.steps, whole.steps, strict=True))
         for name, value in by_itself.items()
         if job.gradients or name not in gradients
@@ -87,6 +88,19 @@ def execute(job: Job, program: Program, target: Target, project: Path, *variable
     return outcome
 
 
+def _comparison(
+    program: Program,
+    name: str,
+    step: int,
+    actual: dict[str, NDArray[np.float32]],
+    expected: tuple[NDArray[np.float64], NDArray[np.float64]],
+) -> Comparison:
+    """Compare a value with what it is after the step by itself, and in the run."""
+    bounds = _bounds(program, name)
+    by_itself, in_run = (_error(actual, name, value, bounds=bounds) for value in expected)
+    return Comparison(name, step, by_itself, in_run, bounds.step, STEP_SOURCE)
+
+
 def _golden(job: Job, program: Program, device: list[dict[str, NDArray[np.float32]]], *, follow: bool) -> Trajectory:
     return training_steps(
         job.model,
@@ -96,6 +110,6 @@ def _golden(job: Job, program: Program, device: list[dict[str, NDArray[np.float3
         rule=job.rule,
         kinks=kinks(program.graph),
         device_steps=device,
-        tie=TOLERANCE,
+        tie=BOUNDS[FLOAT32].step,
         follow=follow,
     )

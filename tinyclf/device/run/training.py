@@ -17,6 +17,7 @@ from tinyclf.device.emit.program import Program, TrainingRun
 from tinyclf.device.emit.project import emit
 from tinyclf.device.emit.upstream import Upstream
 from tinyclf.device.footprint.fitting import Surroundings
+from tinyclf.device.graph.dtypes import BOUNDS, INT8
 from tinyclf.device.graph.ir import Role
 from tinyclf.device.memory.samples import Streamed, kept_features
 from tinyclf.device.memory.trained_pieces import file_offset, trained_pieces
@@ -36,7 +37,6 @@ from tinyclf.device.run.program import program_of, require_fit
 from tinyclf.device.run.project import write_project
 from tinyclf.device.run.run_report import FEATURE_SOURCE, Check, TrainingReport, _checks, _device_codes, reference
 from tinyclf.device.run.step import PlannedStep, plan_step
-from tinyclf.device.run.step_report import TOLERANCE
 from tinyclf.device.run.verdicts import judge
 from tinyclf.device.targets.target import Target
 
@@ -220,8 +220,8 @@ def _compare(
     expected = reference(job, features, codes=codes)
     checks = _checks(job, features, log, weights, expected, codes)
     if codes:
-        worst = expected.worst_feature
-        checks.append(Check("kept features", worst, TOLERANCE, FEATURE_SOURCE, judge(worst, bound=TOLERANCE)))
+        worst, bound = expected.worst_feature, BOUNDS[INT8].step
+        checks.append(Check("kept features", worst, bound, FEATURE_SOURCE, judge(worst, bound=bound)))
     return TrainingReport(
         target=target.name,
         num_cores=num_cores,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyclf.base.errors import ToolFailed
+from tinyclf.device.graph.dtypes import FLOAT32
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,5 +73,5 @@ def read_results(project: Path) -> Results:
         if len(payload) != math.prod(shape):
             break
         steps.extend({} for _ in range(step + 1 - len(steps)))
-        steps[step][traces[record]["tensor"]] = payload.view("<f4").reshape(shape)
+        steps[step][traces[record]["tensor"]] = payload.view(FLOAT32.numpy).reshape(shape)
     raise ToolFailed(f"{file}: the results end early, after {len(cycles)} steps: the run did not complete")

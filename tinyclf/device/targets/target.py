@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tinyclf.base.errors import BadInput, ToolFailed
 from tinyclf.base.resources import resource_dir
 from tinyclf.base.sizes import parse_bytes
+from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT, MOST_TILE_BYTES
 
 if TYPE_CHECKING:
     pass
@@ -23,8 +24,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-L1_ALIGNMENT = 16  # bytes
-MOST_TILE_BYTES = L1_ALIGNMENT << 16  # of L1: as far as buffers are numbered, in uint16_t
+L1_ALIGNMENT = BLOCK_ALIGNMENT
 TILE_TABLE = "tiles.json"  # of a target's folder
 
 

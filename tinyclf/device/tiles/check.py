@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT
 from tinyclf.device.graph.ir import PERSISTENT, Graph, Role
 from tinyclf.device.graph.kernels import DIRECTIONS, FW, IG, KERNELS, TILES
 from tinyclf.device.graph.tile_bodies import Tile
@@ -22,13 +23,15 @@ def l2_ranges(graph: Graph, plan: MemoryPlan, operand: Operand, index: Sequence[
     assert operand.tensor is not None
     tensor = graph.by_name[operand.tensor]
     block = {Role.PARAMETER: 1, Role.STATE: 2, Role.ACCUMULATED: 2}.get(tensor.role, 0)
-    base = block * _BLOCK + plan.offsets[tensor.name] + 4 * operand.first
+    size = tensor.dtype.num_bytes
+    base = block * _BLOCK + plan.offsets[tensor.name] + size * operand.first
     row, stop_row, column, stop_column = operand.ranges(index)
     first, last = column * operand.unit, stop_column * operand.unit
     if first == 0 and last == operand.stride:
-        return [(base + 4 * row * operand.stride, base + 4 * stop_row * operand.stride)] if row < stop_row else []
-    starts = (base + 4 * (r * operand.stride + first) for r in range(row, stop_row))
-    return [(start, start + 4 * (last - first)) for start in starts if first < last]
+        ends = [base + size * r * operand.stride for r in (row, stop_row)]
+        return [(ends[0], ends[1])] if row < stop_row else []
+    starts = (base + size * (r * operand.stride + first) for r in range(row, stop_row))
+    return [(start, start + size * (last - first)) for start in starts if first < last]
 
 
 def check_tiles(graph: Graph, plan: MemoryPlan, tiles: TilePlan, *, traced: frozenset[str] = frozenset()) -> None:
@@ -39,7 +42,7 @@ def check_tiles(graph: Graph, plan: MemoryPlan, tiles: TilePlan, *, traced: froz
     for op in tiles.ops:
         if op.body:
             _check_limits(op)
-            _check_buffers(op, tiles.num_bytes)
+            _check_buffers(graph, op, tiles.num_bytes)
             _check_copies(graph, plan, op)
             _check_outputs(graph, op)
             _check_windows(op)
@@ -110,20 +113,20 @@ def _check_limits(op: Op) -> None:
     assert fault is None, f"{op.body}: {fault}"
 
 
-def _check_buffers(op: Op, num_bytes: int) -> None:
+def _check_buffers(graph: Graph, op: Op, num_bytes: int) -> None:
     """Assert that buffers are apart and inside of L1, and that a tile never comes into one that is in use."""
     end = 0
     for start, stop in sorted(op.extents):
         assert start >= end, f"{op.body}: two buffers overlap"
-        assert start % 16 == 0, f"{op.body}: a buffer is not aligned"
+        assert start % BLOCK_ALIGNMENT == 0, f"{op.body}: a buffer is not aligned"
         end = stop
     assert end <= num_bytes, f"{op.body}: the buffers take {end} bytes"
     for o in op.operands:
-        tiles = [o.ranges(index) for index in op.indices()]
-        assert o.is_double or len(set(tiles)) == 1, f"{op.body}: {o.slot} needs two buffers"
-        for row, stop_row, column, stop_column in set(tiles):
-            size = (stop_row - row) * (stop_column - column) * o.unit * 4
-            assert size <= o.num_bytes, f"{op.body}: a tile of {o.slot} is larger than its buffer"
+        tiles = {o.ranges(index): o.tile_bytes(index) for index in op.indices()}
+        assert o.is_double or len(tiles) == 1, f"{op.body}: {o.slot} needs two buffers"
+        assert max(tiles.values()) <= o.num_bytes, f"{op.body}: a tile of {o.slot} is larger than its buffer"
+        whose = graph.by_name[o.tensor].dtype if o.tensor else o.dtype
+        assert o.dtype is whose, f"{op.body}: {o.slot} is of {o.dtype.name}, {o.tensor} of {whose.name}"
 
 
 def _check_copies(graph: Graph, plan: MemoryPlan, op: Op) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import inf, prod
 
+from tinyclf.device.graph.dtypes import FLOAT32, DataType
 from tinyclf.device.tiles.limits import layer_fault, op_fault
 from tinyclf.device.tiles.plan import NUM_LOOPS, Op, Operand, Span
 
@@ -47,6 +48,7 @@ class Use:
     load: bool = False
     store: bool = False
     first: int = 0  # elements of the tensor before the first row
+    dtype: DataType = FLOAT32  # of its elements
     partial: int | None = None  # a loop: the operand is needed only if that is cut, for what sums up over its tiles
 
 
@@ -144,7 +146,8 @@ def _tiled(work: Work, tiles: Sequence[int], order: Sequence[int]) -> Op:
             continue
         rows, columns = use.rows.span(tiles, order), use.columns.span(tiles, order)
         stride = use.columns.size * use.unit if use.stride is None else use.stride
-        o = Operand(use.slot, use.tensor, rows, columns, use.unit, stride, use.load, use.store, first=use.first)
+        o = Operand(use.slot, use.tensor, rows, columns, use.unit, stride, use.load, use.store, first=use.first,
+                    dtype=use.dtype)  # fmt: skip
         is_double = num_changes(o, counts) > 1
         operands.append(replace(o, buffers=(offset, offset + o.num_bytes * is_double)))
         offset += o.num_bytes * (1 + is_double)
@@ -169,8 +172,8 @@ def _cost(op: Op, compute: float) -> float:
     for o in op.operands:
         if not (o.load or (o.store and o.tensor)):
             continue
-        rows, row_bytes = o.rows.most, o.columns.most * o.unit * 4
-        cycles = rows * row_bytes / _DMA_BYTES_PER_CYCLE + (rows * _DMA_ROW if row_bytes != o.stride * 4 else 0)
+        rows, row_bytes = o.rows.most, o.columns.most * o.unit * o.dtype.num_bytes
+        cycles = rows * row_bytes / _DMA_BYTES_PER_CYCLE + (rows * _DMA_ROW if row_bytes != o.row_bytes else 0)
         changes = num_changes(o, op.counts)
         copies += changes
         dma += changes * (cycles + 8)

@@ -68,7 +68,7 @@ class Fusion:
         result: list[tuple[tuple[int, ...], list[Work]]] = []
         for i, call in enumerate(self._graph.calls):
             if i not in self._taken:
-                works = [self._on_rows(work, call) for work in self._work(i, call)]
+                works = [self._typed(self._on_rows(work, call)) for work in self._work(i, call)]
                 calls = works[-1].calls if works else (i,)
                 self._taken.update(calls)
                 result.append((calls, works))
@@ -85,6 +85,13 @@ class Fusion:
             return row * (tensor.num_elements // tensor.shape[0]) if tensor and not tensor.part_of else 0
 
         return replace(work, uses=tuple(replace(use, first=first(use)) for use in work.uses))
+
+    def _typed(self, work: Work) -> Work:
+        """Return `work` with the types of the tensors that it is on."""
+        types = self._graph.by_name
+        return replace(work, uses=tuple(
+            replace(use, dtype=types[use.tensor].dtype) if use.tensor else use for use in work.uses
+        ))  # fmt: skip
 
     def _first_row(self, call: Call) -> int:
         """Return the first of the output channels that a call is for."""

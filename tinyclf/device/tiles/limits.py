@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tinyclf.device.tiles.plan import ALIGNMENT, Op, Operand
+from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT
+from tinyclf.device.tiles.plan import Op, Operand
 
 # What the structs of tcl_tile.h and one copy by a port's DMA can hold: a tiling beyond that is none.
 FIELD_TYPES = {
@@ -17,7 +18,6 @@ FIELD_TYPES = {
     },
     "tcl_op": {"counts": "uint16_t", "num_outer": "uint8_t", "num_operands": "uint8_t", "num_next": "uint8_t"},
 }
-MOST_TILE_BYTES = ALIGNMENT << 16  # of L1: as far as buffers are numbered, in uint16_t
 MOST_OPERANDS = 10  # TCL_TILE_OPERANDS
 MOST_COPY_BYTES = (1 << 17) - 1  # PORT_DMA_MOST_BYTES of port_dma.h
 _RANGES = {
@@ -52,7 +52,7 @@ def _operand_fault(o: Operand) -> str | None:
         return f"a copy of {o.slot} is {o.num_bytes:,} bytes, the DMA can do {MOST_COPY_BYTES:,}"
     holds, span = _HOLDS["tcl_operand"], _HOLDS["tcl_span"]
     values = [("stride", o.stride, holds["stride"]), ("unit", o.unit, holds["unit"])]
-    values += [("buffers", buffer // ALIGNMENT, holds["buffers"]) for buffer in o.buffers]
+    values += [("buffers", buffer // BLOCK_ALIGNMENT, holds["buffers"]) for buffer in o.buffers]
     for s in (o.rows, o.columns):
         values += [("step", s.step, span["step"]), ("size", s.size, span["size"])]
         values += [("before", s.before, span["before"]), ("more", s.more, span["more"])]

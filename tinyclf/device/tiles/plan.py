@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 
+from tinyclf.device.graph.dtypes import FLOAT32, DataType, aligned
+
 NUM_LOOPS = 3  # TCL_TILE_LOOPS of tcl_tile.h
 STATE_BYTES = 2560  # TCL_TILE_STATE_BYTES
-ALIGNMENT = 16  # of a buffer, in bytes: TCL_TILE_ALIGNMENT
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor in tiles: rows `stride` floats apart, of columns of `unit` floats; None: scratch, or kept in L1 alone.
+    """A tensor in tiles: rows `stride` elements apart, columns of `unit` elements; None: scratch, or kept in L1 alone.
 
     `buffers` are bytes from the start of the tiles' memory. `early`: loaded while the operation before ends.
     """
@@ -57,11 +58,22 @@ class Operand:
     early: bool = False
     buffers: tuple[int, int] = (0, 0)
     first: int = 0  # elements of the tensor before the first row: where only rows behind them are worked on
+    dtype: DataType = FLOAT32  # of its elements
 
     @property
     def num_bytes(self) -> int:
         """Return the bytes of one buffer."""
-        return -(-self.rows.most * self.columns.most * self.unit * 4 // ALIGNMENT) * ALIGNMENT
+        return aligned(self.rows.most * self.columns.most * self.unit * self.dtype.num_bytes)
+
+    @property
+    def row_bytes(self) -> int:
+        """Return the bytes from one row of the tensor to the next."""
+        return self.stride * self.dtype.num_bytes
+
+    def tile_bytes(self, index: Sequence[int]) -> int:
+        """Return the bytes of the tile at `index`."""
+        row, stop_row, column, stop_column = self.ranges(index)
+        return (stop_row - row) * (stop_column - column) * self.unit * self.dtype.num_bytes
 
     def ranges(self, index: Sequence[int]) -> tuple[int, int, int, int]:
         """Return the ranges of rows and columns that the tile at `index` takes."""

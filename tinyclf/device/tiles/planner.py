@@ -6,14 +6,15 @@ from bisect import bisect_left
 from dataclasses import replace
 
 from tinyclf.base.errors import DoesNotFit
+from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT, MOST_TILE_BYTES
 from tinyclf.device.graph.ir import Call, Graph
 from tinyclf.device.graph.kernels import plane_bodies
 from tinyclf.device.memory.plan import MemoryPlan
 from tinyclf.device.tiles.check import check_tiles, l2_ranges
 from tinyclf.device.tiles.choose import Work, choose
 from tinyclf.device.tiles.fusion import Fusion
-from tinyclf.device.tiles.limits import MOST_TILE_BYTES, layer_fault
-from tinyclf.device.tiles.plan import ALIGNMENT, STATE_BYTES, Op, Operand, TilePlan
+from tinyclf.device.tiles.limits import layer_fault
+from tinyclf.device.tiles.plan import STATE_BYTES, Op, Operand, TilePlan
 from tinyclf.device.tiles.table import TileTable
 
 
@@ -55,7 +56,7 @@ def _does_not_fit(call: Call, work: Work, l1_bytes: int) -> DoesNotFit:
     fault = layer_fault(work.layer)
     if fault:
         return DoesNotFit(f"{what}: {fault}: compute on L2 with --l1 off")
-    sizes = range(0, buffer_bytes(MOST_TILE_BYTES) + 1, ALIGNMENT)
+    sizes = range(0, buffer_bytes(MOST_TILE_BYTES) + 1, BLOCK_ALIGNMENT)
     number = bisect_left(sizes, True, key=lambda num_bytes: choose(work, num_bytes) is not None)
     if number == len(sizes):
         return DoesNotFit(f"{what} of any size: compute on L2 with --l1 off")
@@ -65,7 +66,7 @@ def _does_not_fit(call: Call, work: Work, l1_bytes: int) -> DoesNotFit:
 
 def buffer_bytes(l1_bytes: int) -> int:
     """Return the bytes of `l1_bytes` of L1 that buffers may take: what the walk's own state leaves."""
-    return max(min(l1_bytes, MOST_TILE_BYTES) - STATE_BYTES, 0) // ALIGNMENT * ALIGNMENT
+    return max(min(l1_bytes, MOST_TILE_BYTES) - STATE_BYTES, 0) // BLOCK_ALIGNMENT * BLOCK_ALIGNMENT
 
 
 def tiled_works(
