@@ -1,4 +1,5 @@
-# make demo: the main job, from nothing. make test: all checks. make help: the rest.
+# make demo: the main job, from nothing. make test: all checks. make test-all: the long ones too.
+# make help: the rest.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,8 @@ C_SOURCES := $(wildcard deployers/*.[ch] deployers/*/*.[ch] deployers/*/*/*.[ch]
 
 help:
 	@echo 'make demo      set up, then train, adapt, deploy and verify on handwritten digits (under 6 minutes)'
-	@echo 'make test      set up, then lint, type check and run all tests'
+	@echo 'make test      set up, then lint, type check and run the tests'
+	@echo 'make test-all  the same with all tests, also those that take minutes each'
 	@echo 'make setup     make the virtual environment $(VENV)'
 	@echo 'make system    install the system packages that QEMU and PULP need (apt, as root or with sudo)'
 	@echo 'make bench-device  measure steps and kernels in the simulator; rewrite benchmarks/device.* and kernels.*'
@@ -26,6 +28,9 @@ test: system-if-root setup-dev
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
 	$(BIN)/pytest -n 2
+
+test-all: export TINYCLF_LONG = 1
+test-all: test
 
 bench-device: setup-dev
 	$(BIN)/python -m benchmarks.device
@@ -74,4 +79,4 @@ system-if-root:
 	else for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	[ -z "$$missing" ] || echo "--- not installed, tests that need them are skipped ('make system' installs):$$missing"; fi
 
-.PHONY: help demo test bench-device format setup setup-dev system system-if-root
+.PHONY: help demo test test-all bench-device format setup setup-dev system system-if-root

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.kit.targets import LONG
 from tinyclf.device.targets.target import Target, find_target, find_targets
-
-if TYPE_CHECKING:
-    pass
 
 REQUIRED = {name for name in os.environ.get("TINYCLF_REQUIRE", "").split(",") if name}
 CCACHE = Path("/usr/lib/ccache")  # compilers by their own names, as Debian's package lays them out
@@ -88,8 +85,10 @@ def _digits(tmp_path_factory: pytest.TempPathFactory, *, shifted: bool) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Note each test's target in its reports, from where the summary (also xdist's) counts them."""
+    """Skip long tests unless asked for; note each test's target in its reports, from where the summary counts them."""
     for item in items:
+        if not LONG and item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="takes long: make test-all runs it"))
         marker = item.get_closest_marker("target")
         item.user_properties.append(("target", marker.args[0] if marker else "python"))
 

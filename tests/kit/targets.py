@@ -9,8 +9,7 @@ import pytest
 
 from tinyclf.device.targets.target import find_targets
 
-LONG = bool(os.environ.get("TINYCLF_LONG"))
-takes_long = pytest.mark.skipif(not LONG, reason="takes minutes: TINYCLF_LONG=1 runs it")
+LONG = bool(os.environ.get("TINYCLF_LONG"))  # set by `make test-all`
 
 
 def on_targets(*names: str, long: Collection[str] = ()) -> pytest.MarkDecorator:
@@ -19,7 +18,7 @@ def on_targets(*names: str, long: Collection[str] = ()) -> pytest.MarkDecorator:
     On those of `long` it runs when long tests are asked for.
     """
     params = [
-        pytest.param(name, marks=[pytest.mark.target(name), *([takes_long] if name in long else [])])
+        pytest.param(name, marks=[pytest.mark.target(name), *([pytest.mark.long] if name in long else [])])
         for name in names or find_targets()
     ]
     return pytest.mark.parametrize("target", params, indirect=True)

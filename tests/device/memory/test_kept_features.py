@@ -135,6 +135,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     files = [
         f"-I{LIBRARY / 'include'}",
         folder / "harness.c",
+        LIBRARY / "src/plain/tcl_cast.c",
         LIBRARY / "src/run/tcl_features.c",
     ]
     subprocess.run(["cc", *flags, *files, "-o", folder / "features.so", "-lm"], check=True)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.kit.targets import takes_long
 from tinyclf.base.errors import DoesNotFit
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.program import make_program, require_fit
@@ -38,7 +37,7 @@ def _cases(usual: set[tuple[str, str]]) -> pytest.MarkDecorator:
     """Run a test for every architecture and variant: those of `usual` always, the others where long tests run."""
     cases = [(arch, variant) for arch in ARCHITECTURES for variant in VARIANTS]
     params = [
-        pytest.param(arch, v, id=f"{arch}-{v.name}", marks=() if (arch, v.name) in usual else takes_long)
+        pytest.param(arch, v, id=f"{arch}-{v.name}", marks=() if (arch, v.name) in usual else pytest.mark.long)
         for arch, v in cases
     ]
     return pytest.mark.parametrize(("arch", "variant"), params)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.kit.targets import on_targets, takes_long
+from tests.kit.targets import on_targets
 from tinyclf.device.graph.kernels import KERNELS
 from tinyclf.device.graph.macs import num_macs
 from tinyclf.device.lowering.layers import LAYERS
@@ -140,7 +140,10 @@ def test_ten_steps_of_other_nets(target: Target, arch: str, variant: Variant, si
 @on_targets("pulp")
 @pytest.mark.parametrize(
     ("arch", "variant", "size"),
-    [pytest.param(*net.values, marks=takes_long if net.id.endswith("full") else (), id=net.id) for net in MORE_NETS],
+    [
+        pytest.param(*net.values, marks=[pytest.mark.long] * str(net.id).endswith("full"), id=net.id)
+        for net in MORE_NETS
+    ],
 )
 def test_two_steps_of_other_nets_in_gvsoc(
     target: Target, arch: str, variant: Variant, size: int, tmp_path: Path

@@ -374,8 +374,8 @@ def test_features_in_eight_bits_are_pytorchs(target: Target, tmp_path: Path) -> 
 def test_wrong_features_fail(target: Target, place: str, tmp_path: Path) -> None:
     job = _job(cache="int8")
     program = emit_training(job, target, tmp_path / "p")
-    source = tmp_path / "p" / "trainlib" / "src" / "run" / "tcl_features.c"
-    right, wrong = {"scale": ("/= MOST", "/= 126.0f"), "code": ("lrintf(", "truncf(")}[place]
+    source = tmp_path / "p" / "trainlib" / "src" / "plain" / "tcl_cast.c"
+    right, wrong = {"scale": ("/ MOST", "/ 126.0f"), "code": ("lrintf(", "truncf(")}[place]
     assert right in source.read_text()
     source.write_text(source.read_text().replace(right, wrong))
     report = execute_training(job, program, target, tmp_path / "p")

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tests.kit.targets import takes_long
 from tinyclf.base.errors import BadInput
 from tinyclf.workstation.runs.config import config_from
 from tinyclf.workstation.runs.directory import read_rows
@@ -38,7 +37,7 @@ def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         # Training layers below others amplifies rounding: of all of a net, a difference of 1e-14 in one weight grows
         # tenfold in a step. So these are compared in double precision, all of it over few steps from trained weights.
         ("FT", ["keep_features=off", "augment=", "precision=64"]),
-        pytest.param("full", ["precision=64", "batch_size=128"], marks=takes_long),
+        pytest.param("full", ["precision=64", "batch_size=128"], marks=pytest.mark.long),
     ],
 )
 def test_two_processes_are_one_with_twice_the_batch(

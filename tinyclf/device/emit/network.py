@@ -16,7 +16,7 @@ from tinyclf.device.emit.tiles import (
     tile_context,
     tile_rows,
 )
-from tinyclf.device.graph.dtypes import num_blocks
+from tinyclf.device.graph.dtypes import BLOCK, num_blocks, num_words
 from tinyclf.device.graph.ir import (
     PERSISTENT,
     Attribute,
@@ -71,6 +71,10 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
         elements = first * (tensor.num_elements // max(tensor.shape[0], 1))
         return c_place(_block(tensor), program.plan.offsets[tensor.name], tensor.dtype, elements)
 
+    def words(tensor: Tensor) -> str:
+        """Return where a tensor lies that is reported, in whole words."""
+        return place(tensor) if tensor.dtype is BLOCK else f"({BLOCK.c_type} const *)(void const *)({place(tensor)})"
+
     def text(value: Attribute) -> str:
         if isinstance(value, BlobOf):
             return f"&blob_{blob_ids[_blob_key(value, graph)]}"
@@ -111,7 +115,7 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
         if tiles
         else _call_rows(graph.calls, _symbols(program), node_ids, traces),
         "copier": "tcl_tile_copy" if tiles else "memcpy",
-        "traces": [{"place": place(t), "dim": t.num_elements, "name": t.name} for ts in traces for t in ts],
+        "traces": [{"place": words(t), "dim": num_words(t.num_bytes), "name": t.name} for ts in traces for t in ts],
         "loads": [
             {"place": place(t), "dim": t.num_elements, "block": block, "file": file, "type": t.dtype.c_type}
             for role, block, file in _SAMPLE_BLOCKS

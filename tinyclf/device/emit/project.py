@@ -18,11 +18,13 @@ from tinyclf.device.emit.tiles import (
     num_forward_ops,
     traces_by_op,
 )
-from tinyclf.device.graph.dtypes import BLOCK, BLOCK_ALIGNMENT, num_blocks
+from tinyclf.device.graph.dtypes import BLOCK, BLOCK_ALIGNMENT, FLOAT32, num_blocks
 from tinyclf.device.graph.ir import (
     Phase,
     Role,
+    Tensor,
 )
+from tinyclf.device.graph.kernels import check_operands
 from tinyclf.device.memory.kept_features import FeatureMemory
 from tinyclf.device.memory.samples import num_linked
 from tinyclf.device.memory.trained_pieces import trained_pieces
@@ -36,6 +38,7 @@ def emit(program: Program, *, target: Target, num_cores: int, command: str) -> d
 
     `command` is how the user asked for it; it stands in the headers of the files.
     """
+    check_operands(program.graph)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(resource_dir("templates")),
         undefined=jinja2.StrictUndefined,
@@ -73,9 +76,7 @@ def emit(program: Program, *, target: Target, num_cores: int, command: str) -> d
     if program.linkage:
         texts |= {"src/tcl_own.h": "tcl_own.h.j2", "trainlib/src/tcl_own_names.h": "tcl_own_names.h.j2"}
     files = {path: environment.get_template(name).render(context).encode() for path, name in texts.items()}
-    files["trace.json"] = (
-        json.dumps([{"tensor": t.name, "shape": t.shape} for ts in traces for t in ts], indent=1) + "\n"
-    ).encode()
+    files["trace.json"] = (json.dumps([_trace(t) for ts in traces for t in ts], indent=1) + "\n").encode()
     files["data/parameters.bin"] = _parameter_block(program)
     files |= _sample_blocks(program)
     if program.training:
@@ -84,6 +85,12 @@ def emit(program: Program, *, target: Target, num_cores: int, command: str) -> d
     if program.linkage:
         files |= target.extra_files("upstream")
     return files | library | sdk
+
+
+def _trace(tensor: Tensor) -> dict[str, Any]:
+    """Return what trace.json says of a tensor; its type if it is not float32."""
+    dtype = {} if tensor.dtype is FLOAT32 else {"type": tensor.dtype.name}
+    return {"tensor": tensor.name, "shape": tensor.shape, **dtype}
 
 
 def _parameter_block(program: Program) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cached_property
 from math import prod
@@ -28,6 +28,14 @@ class Role(Enum):
 PERSISTENT = (Role.STATE, Role.ACCUMULATED)  # in a block of their own, not in the arena
 
 
+class Layout(Enum):
+    """In which order the elements of a tensor lie."""
+
+    CHW = "CHW"  # planes one behind the other, as shapes are written; also of weights and vectors
+    HWC = "HWC"  # all channels of a pixel side by side
+    PACKED = "packed"  # as the kernel that reads it wants it
+
+
 class Phase(Enum):
     """The part of a training step that a call belongs to."""
 
@@ -37,9 +45,13 @@ class Phase(Enum):
     UPDATE = "update"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tensor:
-    """A value in memory. Shapes have no batch dimension: (C, H, W) for images, as in PULP-TrainLib's CHW layout."""
+    """A value in memory. Shapes have no batch dimension: (C, H, W) for images, whatever their layout.
+
+    `scale` names the tensor (1), float32, by which elements are multiplied to be the value: 127 of a scale of 0.5 is
+    63.5. None: they are the value.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -48,6 +60,14 @@ class Tensor:
     trained: bool = False  # parameters only
     trained_channels: int | None = None  # of a trained parameter: so many of its leading rows; None: all
     part_of: str | None = None  # a block of rows of a gradient that is nowhere whole: the name of the whole
+    layout: Layout = Layout.CHW
+    scale: str | None = None
+
+    def __repr__(self) -> str:
+        """Name the fields, but for a layout and a scale as usual: the number of a training run depends on them all."""
+        usual = {"layout": Layout.CHW, "scale": None}
+        told = [f for f in fields(self) if f.name not in usual or getattr(self, f.name) != usual[f.name]]
+        return f"Tensor({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in told)})"
 
     @property
     def num_elements(self) -> int:
@@ -239,6 +259,7 @@ def check(graph: Graph) -> None:
     assert len(sample_calls) == len(graph.calls) or all(c.phase is not Phase.UPDATE for c in sample_calls), (
         "an update call stands before the end of the batch"
     )
+    _check_scales(graph)
     written = {t.name for t in graph.tensors_of(Role.INPUT, Role.LABEL, Role.PARAMETER, Role.RULE, *PERSISTENT)}
     for call in graph.calls:
         assert call.node in nodes, f"{call.kernel}: unknown node {call.node}"
@@ -253,3 +274,15 @@ def check(graph: Graph) -> None:
         readers = [i for i, call in enumerate(graph.calls) if tensor.name in call.reads and i not in writers]
         is_settled = max(writers, default=-1) < min(readers, default=len(graph.calls))
         assert is_settled, f"{tensor.name} changes after a call has read it"
+
+
+def _check_scales(graph: Graph) -> None:
+    """Assert that scales are single floats, and that what a call does to codes it does to their scale."""
+    scales = {t.name: t.scale for t in graph.tensors if t.scale is not None}
+    for name, scale in scales.items():
+        assert scale in graph.by_name, f"{name}: unknown scale {scale}"
+        assert (graph.by_name[scale].dtype, graph.by_name[scale].num_elements) == (FLOAT32, 1), f"{scale} is no scale"
+    for call in graph.calls:
+        for names in (call.reads, call.writes):
+            for name in names:
+                assert scales.get(name, name) in names, f"{call.kernel} of {call.node} takes {name} without its scale"

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
-from tinyclf.device.graph.dtypes import FLOAT32, DataType
+from tinyclf.device.graph.dtypes import FLOAT32, INT8, DataType
+from tinyclf.device.graph.ir import Graph, Role
 from tinyclf.device.graph.tile_bodies import (
     GRADS,
     MASKED,
@@ -69,7 +70,7 @@ class Kernel:
         header: the file of include/ that declares it.
         args: the struct that it is called with.
         launch: on which cores it runs.
-        types: of its operands; one for all if they are alike.
+        types: of its operands: of what it reads, then of what it writes; one for all if they are alike.
         by_rows: rows of the weight gradient, output channels, can be computed apart from the whole of the input.
         kink: of a backward pass, where the derivative jumps.
         act: of an activation that other operations can do on their own tiles: its number in enum tcl_act.
@@ -110,6 +111,7 @@ _NO_BIAS = "upstream has no bias for depthwise and pointwise convolutions"
 _NO_RULE = "upstream has plain gradient descent only"
 _NO_RELU6, _NO_PADDING = "upstream has no ReLU6", "upstream's pooling has no padding"
 _NO_GROUPS = "upstream has no convolution in groups and no dilation"
+_NO_CASTS = "upstream has no casts to and from int8"
 _NO_MOVES = "upstream has no layers that join, slice, shuffle or pad"
 
 _POINTWISE = ("pulp_conv_pw_fp32.h", "PointWise_Conv_args")
@@ -235,6 +237,8 @@ _ROWS = (
     Kernel("tcl_bias_fp32_fw_cl", "bias", FW, "tcl_bias_fp32.h", "tcl_bias_args", ours=_NO_BIAS),
     Kernel("tcl_bias_fp32_bw_param_grads_cl", "bias", WG, "tcl_bias_fp32.h", "tcl_bias_args", tiles=(_BIAS_WG,),
            ours=_NO_BIAS),
+    Kernel("tcl_cast_fp32_int8_cl", "cast", FW, "tcl_cast.h", "tcl_cast_args", types=(FLOAT32, INT8), ours=_NO_CASTS),
+    Kernel("tcl_cast_int8_fp32_cl", "cast", FW, "tcl_cast.h", "tcl_cast_args", types=(INT8, FLOAT32), ours=_NO_CASTS),
     Kernel("tcl_maxpool_fp32_fw_cl", "maxpool", FW, "tcl_maxpool_fp32.h", "tcl_maxpool_args", ours=_NO_PADDING,
            tiles=(Tile("tcl_tile_maxpool_fw", "planes", ("Y",), _X_TO_Y),)),
     Kernel("tcl_maxpool_fp32_bw_cl", "maxpool", IG, "tcl_maxpool_fp32.h", "tcl_maxpool_args", ours=_NO_PADDING,
@@ -286,6 +290,18 @@ DIRECTIONS = MappingProxyType({tile.symbol: row.direction for row in _ROWS for t
 def find(layer: str, direction: str, types: tuple[DataType, ...] = (FLOAT32,)) -> Kernel:
     """Return the row of a layer's direction."""
     return _BY_KEY[layer, direction, types]
+
+
+def check_operands(graph: Graph) -> None:
+    """Assert that every call is on operands of the types of its row; what names no array in C is of any type."""
+    for call in graph.calls:
+        types = KERNELS[call.kernel].types
+        for names, dtype in ((call.reads, types[0]), (call.writes, types[-1])):
+            operands = [graph.by_name[name] for name in names]
+            scales = {t.scale for t in operands}
+            for t in operands:
+                is_right = t.dtype is dtype or t.name in scales or t.role is Role.RULE
+                assert is_right, f"{call.kernel} of {call.node} is for {dtype.name}, {t.name} is of {t.dtype.name}"
 
 
 def args_struct(layer: str) -> str:

@@ -6,10 +6,10 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tinyclf.base.errors import ToolFailed
-from tinyclf.device.graph.dtypes import FLOAT32
+from tinyclf.device.graph.dtypes import FLOAT32, TYPES, num_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,7 @@ RECORD_WORDS = 4  # before those of the record
 class Results:
     """What a run wrote: the traced tensors and the cycles of each step."""
 
-    steps: tuple[dict[str, NDArray[np.float32]], ...]
+    steps: tuple[dict[str, NDArray[Any]], ...]
     cycles: tuple[int, ...]
 
 
@@ -57,7 +57,7 @@ def read_results(project: Path) -> Results:
     if not file.is_file():
         raise ToolFailed(f"{file}: the run left no results")
     traces = json.loads((project / "trace.json").read_text())
-    steps: list[dict[str, NDArray[np.float32]]] = []
+    steps: list[dict[str, NDArray[Any]]] = []
     cycles: list[int] = []
     for record, step, payload in read_records(project):
         if record == RECORD_END:
@@ -69,9 +69,9 @@ def read_results(project: Path) -> Results:
             continue
         if not 0 <= record < len(traces) or step not in (len(cycles), len(steps) - 1, len(steps)):
             break
-        shape = traces[record]["shape"]
-        if len(payload) != math.prod(shape):
+        shape, dtype = traces[record]["shape"], TYPES[traces[record].get("type", FLOAT32.name)]
+        if len(payload) != num_words(math.prod(shape) * dtype.num_bytes):
             break
         steps.extend({} for _ in range(step + 1 - len(steps)))
-        steps[step][traces[record]["tensor"]] = payload.view(FLOAT32.numpy).reshape(shape)
+        steps[step][traces[record]["tensor"]] = payload.view(dtype.numpy)[: math.prod(shape)].reshape(shape)
     raise ToolFailed(f"{file}: the results end early, after {len(cycles)} steps: the run did not complete")

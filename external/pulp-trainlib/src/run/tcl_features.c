@@ -1,22 +1,18 @@
 /* Keeps what the frozen part of a net gives for each training sample, so that later epochs leave it out. */
 
-#include <math.h>
 #include <string.h>
 
 #include "port.h"
 #include "pulp_train_utils_fp32.h"
+#include "tcl_cast.h"
 #include "tcl_features.h"
 #include "tcl_split.h"
 
-#define MOST 127.0f
-
-/* One tensor and its place in a record, for the bodies that the cores share. */
+/* One tensor and its floats in a record, for the bodies that the cores share. */
 struct part {
     float *data;
     int dim;
-    unsigned char *kept; /* floats or signed bytes */
-    float scale;
-    float largest[NUM_CORES]; /* of the absolute values that each core saw */
+    unsigned char *kept;
 };
 
 static void copy_out(void *part)
@@ -39,39 +35,14 @@ static void copy_in(void *part)
                sizeof(float) * (size_t)(stop - start));
 }
 
-static void find_largest(void *part)
+/* Casts a tensor to the codes in a record, or back; their scale lies before them. */
+static void cast_record(void (*cast)(void *), struct tcl_feature const *tensor, uint32_t *place)
 {
-    struct part *const p = part;
-    float largest = 0.0f;
-    int start, stop;
-    tcl_split(p->dim, &start, &stop);
-    for (int i = start; i < stop; i++)
-        if (fabsf(p->data[i]) > largest)
-            largest = fabsf(p->data[i]);
-    p->largest[port_core_id()] = largest;
-}
-
-static void quantize(void *part)
-{
-    struct part const *const p = part;
-    signed char *const codes = (signed char *)p->kept;
-    int start, stop;
-    tcl_split(p->dim, &start, &stop);
-    for (int i = start; i < stop; i++) {
-        /* Next to the smallest float the scale is coarse: the bounds are for that. */
-        float const x = p->scale > 0.0f ? p->data[i] / p->scale : 0.0f;
-        codes[i] = (signed char)lrintf(x > MOST ? MOST : x < -MOST ? -MOST : x);
-    }
-}
-
-static void dequantize(void *part)
-{
-    struct part const *const p = part;
-    signed char const *const codes = (signed char const *)p->kept;
-    int start, stop;
-    tcl_split(p->dim, &start, &stop);
-    for (int i = start; i < stop; i++)
-        p->data[i] = p->scale * (float)codes[i];
+    float scale;
+    struct tcl_cast_args args = {tensor->data, (int8_t *)(place + 1), &scale, (int)tensor->dim};
+    memcpy(&scale, place, sizeof scale);
+    cast(&args);
+    memcpy(place, &scale, sizeof scale);
 }
 
 static uint32_t *record(struct tcl_features const *f, uint64_t sample)
@@ -101,19 +72,12 @@ uint64_t tcl_features_keep(struct tcl_features const *features, uint64_t sample,
     for (int i = 0; i < features->num_tensors; i++) {
         struct tcl_feature const *const t = &features->tensors[i];
         struct part part = {.data = t->data, .dim = (int)t->dim, .kept = (unsigned char *)place};
-        if (features->as_int8) {
-            port_fork(find_largest, &part);
-            for (int core = 0; core < NUM_CORES; core++)
-                if (part.largest[core] > part.scale)
-                    part.scale = part.largest[core];
-            part.scale /= MOST;
-            memcpy(place, &part.scale, sizeof part.scale);
-            part.kept += sizeof part.scale;
-        }
-        if (features->as_int8 || !features->copy)
-            port_fork(features->as_int8 ? quantize : copy_out, &part);
-        else
+        if (features->as_int8)
+            cast_record(tcl_cast_fp32_int8_cl, t, place);
+        else if (features->copy)
             features->copy(place, t->data, sizeof(float) * t->dim);
+        else
+            port_fork(copy_out, &part);
         place += num_words(features, t->dim);
     }
     PORT_CHECK(place == start + features->record_words);
@@ -128,14 +92,12 @@ uint64_t tcl_features_recall(struct tcl_features const *features, uint64_t sampl
     for (int i = 0; i < features->num_tensors; i++) {
         struct tcl_feature const *const t = &features->tensors[i];
         struct part part = {.data = t->data, .dim = (int)t->dim, .kept = (unsigned char *)place};
-        if (features->as_int8) {
-            memcpy(&part.scale, place, sizeof part.scale);
-            part.kept += sizeof part.scale;
-        }
-        if (features->as_int8 || !features->copy)
-            port_fork(features->as_int8 ? dequantize : copy_in, &part);
-        else
+        if (features->as_int8)
+            cast_record(tcl_cast_int8_fp32_cl, t, place);
+        else if (features->copy)
             features->copy(t->data, place, sizeof(float) * t->dim);
+        else
+            port_fork(copy_in, &part);
         place += num_words(features, t->dim);
     }
     return port_cycles() - begin;
