@@ -9,6 +9,7 @@ import re
 import pytest
 
 from tests.cli.test_cli import parse
+from tests.kit import kernel_docs
 from tests.kit.paths import ROOT
 from tinyclf import __version__, cli
 from tinyclf.device.targets.target import find_targets
@@ -103,6 +104,10 @@ def test_cycles_in_the_readme_are_the_ledgers() -> None:
     assert f"trains a sample in {millions(lp['net'], 128, 1)} million cycles of pulp-open" in text
     assert f"FT K=2 in {millions(ft['net'], 128, 1)} million" in text
     assert f"({lp['macs_per_cycle']:.1f} and {ft['macs_per_cycle']:.1f} MAC/clk of the chip's 4)" in text
+
+
+def test_the_table_of_kernels_is_the_tables() -> None:
+    assert kernel_docs.FILE.read_text() == kernel_docs.text(), "run python -m tests.kit.kernel_docs"
 
 
 def test_changelog_has_this_version() -> None:

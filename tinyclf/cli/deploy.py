@@ -138,6 +138,7 @@ def deploy(
     from math import isfinite
 
     from tinyclf.base.errors import BadInput, CheckFailed
+    from tinyclf.cli.deploy_kernels import show_slow_calls
     from tinyclf.cli.deploy_profile import check_profile, show_profile
     from tinyclf.cli.deploy_training import deploy_training
     from tinyclf.cli.deploy_upstream import chosen_upstream, show_linkage
@@ -178,6 +179,8 @@ def deploy(
     program = emit_project(job, target, project, num_cores=cores, upstream=upstream)
     click.echo(f"{project}: C project for {target.name}, {job.num_steps} steps on {num_linked(program.source)} samples")
     show_linkage(program)
+    if not profiled:
+        show_slow_calls(program)
     if not run_it:
         click.echo(f"next: make -C {project} run")
         return

@@ -30,6 +30,7 @@ def deploy_training(
     from math import isfinite
 
     from tinyclf.base.errors import BadInput, CheckFailed
+    from tinyclf.cli.deploy_kernels import show_slow_calls
     from tinyclf.cli.deploy_upstream import show_linkage
     from tinyclf.device.memory.samples import kept_features
     from tinyclf.device.run.training import emit_training, execute_training
@@ -46,6 +47,7 @@ def deploy_training(
         f"{num_test:,} test samples, {job.rule.optimizer}, learning rate {job.rule.learning_rate:g}"
     )
     show_linkage(program)
+    show_slow_calls(program)
     features = kept_features(program.source)
     if features:
         num = len(features.tensors)

@@ -22,7 +22,7 @@ from torch import nn
 from tests.device.lowering import test_layers
 from tests.device.run import test_training as test_device_run
 from tests.kit.targets import on_targets
-from tinyclf.base.errors import BadInput, DoesNotFit
+from tinyclf.base.errors import BadInput, DoesNotFit, ToolFailed
 from tinyclf.cli import main
 from tinyclf.device import targets
 from tinyclf.device.emit import upstream
@@ -378,7 +378,7 @@ def test_structs_that_differ_do_not_compile(target: Target, checkout: Upstream, 
     header.write_text(text.replace("int skip_wg_grad;", "int added; int skip_wg_grad;"))
     job = _job(Variant("LP"))
     emit_project(job, target, tmp_path / "project", upstream=find_upstream(str(changed)))
-    with pytest.raises(targets.ToolFailed, match="Linear_args"):
+    with pytest.raises(ToolFailed, match="Linear_args"):
         targets.build(tmp_path / "project", target)
 
 

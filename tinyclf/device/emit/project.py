@@ -11,7 +11,7 @@ import numpy as np
 from tinyclf import __version__
 from tinyclf.base.resources import resource_dir
 from tinyclf.device.emit.c_text import c_place
-from tinyclf.device.emit.library import library_files, linkage_context
+from tinyclf.device.emit.library import library_files, linkage_context, names
 from tinyclf.device.emit.network import _network, _num_frozen, _traces
 from tinyclf.device.emit.program import Program, TrainingRun
 from tinyclf.device.emit.tiles import (
@@ -60,6 +60,7 @@ def emit(program: Program, *, target: Target, num_cores: int, command: str) -> d
         "num_samples": num_linked(program.source),
         "training": _training(program, program.training) if program.training else None,
         "linkage": linkage_context(program.linkage) if program.linkage else None,
+        "names": names(),
         "sdk_sources": sorted(f for f in (*library, *sdk, "src/main.c", "src/network.c") if f.endswith(".c")),
     }
     texts = {
@@ -75,6 +76,8 @@ def emit(program: Program, *, target: Target, num_cores: int, command: str) -> d
         texts["Makefile.sdk"] = "Makefile.sdk.j2"
     if program.linkage:
         texts |= {"src/tcl_own.h": "tcl_own.h.j2", "trainlib/src/tcl_own_names.h": "tcl_own_names.h.j2"}
+    else:
+        texts["src/tcl_names.h"] = "tcl_names.h.j2"
     files = {path: environment.get_template(name).render(context).encode() for path, name in texts.items()}
     files["trace.json"] = (json.dumps([_trace(t) for ts in traces for t in ts], indent=1) + "\n").encode()
     files["data/parameters.bin"] = _parameter_block(program)

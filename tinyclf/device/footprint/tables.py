@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from tinyclf.device.graph.dtypes import WORD_BYTES
 from tinyclf.device.graph.headers import struct_members
 from tinyclf.device.graph.ir import BlobOf, Graph, Node, Role
-from tinyclf.device.graph.kernels import args_struct
+from tinyclf.device.graph.kernels import TILES, args_struct
 from tinyclf.device.graph.traces import traced_tensors
 from tinyclf.device.memory.plan import MemoryPlan
 from tinyclf.device.memory.trained_pieces import trained_pieces
@@ -15,7 +15,7 @@ from tinyclf.device.tiles.choose import Work
 from tinyclf.device.tiles.fusion import Fusion
 
 # Structs whose members are not all words.
-CALL_BYTES, OP_BYTES, OPERAND_BYTES = 20, 56, 40  # tcl_call, tcl_op, tcl_operand
+CALL_BYTES, OP_BYTES, OPERAND_BYTES = 20, 60, 40  # tcl_call, tcl_op, tcl_operand
 HEADER_BYTES, TENSOR_BYTES, DIMENSION_BYTES = 512, 48, 6  # at most, of the text at the start of a weights file
 
 
@@ -37,8 +37,9 @@ def tile_bytes(graph: Graph, plan: MemoryPlan, *, is_run: bool) -> int:
 
 
 def tile_bodies(graph: Graph, plan: MemoryPlan, *, is_run: bool) -> frozenset[str]:
-    """Return the bodies of tiles that a step calls."""
-    return frozenset(w.body for _, several in _works(graph, plan, is_run=is_run) for w in several)
+    """Return the bodies of tiles that a step calls, and those that these call."""
+    bodies = {w.body for _, several in _works(graph, plan, is_run=is_run) for w in several}
+    return frozenset(bodies.union(*(TILES[body].calls for body in bodies)))
 
 
 def _works(graph: Graph, plan: MemoryPlan, *, is_run: bool) -> list[tuple[tuple[int, ...], list[Work]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -39,6 +39,23 @@ class TileWindow:
             return step, (rows - 1 + pad) // stride + 1 - first, -first
 
         return Axis(self.outputs[0], loop, rows_met)
+
+    @property
+    def has_usual_columns(self) -> bool:
+        """Tell whether windows are fast, as far as columns tell: has_usual_columns of fast_rows.h says the same."""
+        strides = {1: self.outputs[1], 2: 2 * self.outputs[1]}
+        is_3x3 = self.kernel == (3, 3) and self.stride[0] == self.stride[1]
+        return is_3x3 and strides.get(self.stride[1]) == self.inputs[1] >= 2 and self.pad[1] == 1
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, int | float]) -> TileWindow:
+        """Return the window that fields of struct tcl_layer describe; those that are not named are 0."""
+        pairs = ("in_height in_width", "out_height out_width", "kernel_height kernel_width", "stride_h stride_w")
+        inputs, outputs, kernel, stride, pad = (
+            (int(fields.get(first, 0)), int(fields.get(second, 0)))
+            for first, second in (pair.split() for pair in (*pairs, "pad_top pad_left"))
+        )
+        return cls(inputs, outputs, kernel, stride, pad)
 
     @property
     def fields(self) -> tuple[tuple[str, int | float], ...]:
@@ -181,8 +198,7 @@ def depthwise(row: Kernel, names: Names, window: TileWindow, num_channels: int) 
     kernel = window.kernel[0] * window.kernel[1]
     w = _loaded("W", names.w, channels, weights, kernel)
     layer = _layer(names, window)
-    is_fast = window.kernel == (3, 3) and window.stride[0] == window.stride[1] <= 2
-    per_mac = 0.33 if is_fast else 2.0
+    per_mac = 0.33 if window.has_usual_columns else 2.0
     row_macs = float(window.outputs[1] * kernel)
     if row.direction == FW:
         uses = _planes(names, window, channels, 1, ("X", names.x, True, True)) + w
@@ -213,10 +229,7 @@ def depthwise(row: Kernel, names: Names, window: TileWindow, num_channels: int) 
 
 def _is_first_layer(window: TileWindow, num_in: int) -> bool:
     """Tell whether tcl_fast_conv_*_fp32 is the better kernel."""
-    stride = window.stride[0]
-    beyond = (window.outputs[1] - 1) * stride - window.pad[1] + 3 - window.inputs[1]  # columns on the right
-    is_fast = window.kernel == (3, 3) and stride == window.stride[1] == 2 and window.pad[1] == 1 and beyond <= 1
-    return is_fast and window.inputs[1] % 2 == 0 and num_in <= 4
+    return window.has_usual_columns and window.stride[0] == 2 and num_in <= 4
 
 
 def _first_layer(row: Kernel, names: Names, window: TileWindow, num_in: int, num_out: int) -> Work:
@@ -278,6 +291,57 @@ def convolution(row: Kernel, names: Names, window: TileWindow, num_in: int, num_
     return Work(names.calls, body, sizes, ((0, 2, 1),), 2, tuple(uses),
                 lambda t: gemm_cycles(t[0], t[2] * kernel, t[1] * width) + columns(t[2], t[1]) / 1.8, layer,
                 lambda t: (columns(t[2], t[1]),))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A convolution in groups of channels: how many groups, and the input and output channels of each."""
+
+    num: int
+    inputs: int
+    outputs: int
+
+    def channels(self, of_each: int) -> Axis:
+        """Return the channels of a tile of whole groups, loop 0, each of `of_each` channels."""
+        return Axis(self.num * of_each, 0, lambda groups: (groups * of_each, groups * of_each, 0))
+
+
+def grouped(row: Kernel, names: Names, window: TileWindow, groups: Groups) -> Work:
+    """Return a convolution in groups, each a convolution of its own. Loops: groups, rows."""
+    inputs, out, weights = groups.channels(groups.inputs), groups.channels(groups.outputs), Axis(groups.inputs)
+    kernel = window.kernel[0] * window.kernel[1]
+    layer, body = _layer(names, window), row.tiles[0].symbol
+    width = window.inputs[1] if row.direction == IG else window.outputs[1]
+    rows = (window.inputs[0], window.stride[0]) if row.direction == IG else (window.outputs[0], 1)
+    w = _loaded("W", names.w, out, weights, kernel)
+    turned = groups.outputs * groups.inputs * kernel
+
+    def columns(channels: int, rows: int) -> int:
+        return channels * kernel * rows * width
+
+    if row.direction == FW:
+        uses = _planes(names, window, inputs, 1, ("X", names.x, True, True)) + w
+        uses += _loaded("B", names.b, out, Axis(1))
+        uses += _planes(names, window, out, 1, ("Y", names.y, False, False), stores=True)
+        return Work(names.calls, body, ((groups.num, 1), rows), ((0, 1), (1, 0)), 2, tuple(uses),
+                    lambda t: t[0] * (gemm_cycles(groups.outputs, t[1] * width, groups.inputs * kernel)
+                                      + columns(groups.inputs, t[1]) / 1.8 + 100), layer,
+                    lambda t: (columns(groups.inputs, t[1]),))  # fmt: skip
+    if row.direction == IG:
+        uses = _planes(names, window, out, 1, ("DY", names.dy, False, True)) + w
+        uses += _planes(names, window, inputs, 1, ("MASK", names.mask, True, False))
+        uses += _planes(names, window, inputs, 1, ("DX", names.dx, True, False), stores=True)
+        return Work(names.calls, body, ((groups.num, 1), rows), ((0, 1), (1, 0)), 2, tuple(uses),
+                    lambda t: t[0] * (gemm_cycles(groups.inputs, t[1] * width, groups.outputs * kernel)
+                                      + columns(groups.outputs, t[1]) + turned + 100), layer,
+                    lambda t: (columns(groups.outputs, t[1]), turned))  # fmt: skip
+    uses = _planes(names, window, inputs, 1, ("X", names.x, True, True))
+    uses += _planes(names, window, out, 1, ("DY", names.dy, False, False))
+    uses += _parameter_grads(names, out, weights, kernel, partial=1)
+    return Work(names.calls, body, ((groups.num, 1), rows), ((0, 1),), 1, tuple(uses),
+                lambda t: t[0] * (gemm_cycles(groups.outputs, groups.inputs * kernel, t[1] * width)
+                                  + columns(groups.inputs, t[1]) / 1.8 + 100), layer,
+                lambda t: (columns(groups.inputs, t[1]),))  # fmt: skip
 
 
 def bias_gradient(names: Names, num_out: int, pixels: int) -> Work:
