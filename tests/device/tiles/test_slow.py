@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from tests.cli.test_cli import run
+from tests.kit.steps import training_graph
 from tests.kit.targets import on_targets
 from tinyclf.device.graph.ir import Graph
 from tinyclf.device.graph.macs import macs_by_call
-from tinyclf.device.lowering.lower import PLAIN, training_graph
+from tinyclf.device.lowering.lower import PLAIN
 from tinyclf.device.memory.planner import plan_memory
 from tinyclf.device.targets.target import Target
 from tinyclf.device.tiles.plan import TilePlan
