@@ -16,9 +16,7 @@ from tinyclf.device.graph.tile_bodies import Tile
 from tinyclf.device.memory.plan import MemoryPlan
 from tinyclf.device.tiles.choose import Use, Work
 from tinyclf.device.tiles.kinds import (
-    Groups,
     Names,
-    TileWindow,
     bias_gradient,
     convolution,
     depthwise,
@@ -29,6 +27,7 @@ from tinyclf.device.tiles.kinds import (
     scale,
 )
 from tinyclf.device.tiles.moves import moves
+from tinyclf.device.tiles.windows import Groups, TileWindow
 
 _WEIGHTED = ("pointwise", "depthwise", "convolution", "grouped")  # kinds of tiles
 # Operands with a row for each output channel; what is made of a block of rows has a tensor of its own.
