@@ -89,7 +89,7 @@ def write_cases(
     library = resource_dir("external/pulp-trainlib")
     files = {
         f"trainlib/{f.relative_to(library)}": f.read_bytes()
-        for f in (*library.glob("include/*.h"), *library.glob("src/fast/*.[ch]"))
+        for f in (*library.glob("include/*.h"), *library.glob("src/fast/**/*.[ch]"))
     }
     files |= {f"port/{name}": content for name, content in target.port_files().items()}
     files["src/kernels.c"] = (HERE / "kernels.c").read_bytes()
@@ -130,6 +130,12 @@ def _judge(number: int, case: Case, cycles: int, after: NDArray[np.float32]) -> 
     error = np.abs(after[written] - wanted[written]).max() / max(np.abs(wanted[written]).max(), 1e-30)
     untouched = bool((after[~written].view(np.int32) == before[~written].view(np.int32)).all())
     return Outcome(case, cycles, float(error), untouched, after.tobytes())
+
+
+def _struct(name: str, *fields: int, last: Sequence[int] = ()) -> str:
+    """Return a pointer to a constant struct in C; `last`: the fields of one that is its last field."""
+    values = [str(field) for field in fields] + ([f"{{{', '.join(map(str, last))}}}"] if last else [])
+    return f"&(struct {name} const){{{', '.join(values)}}}"
 
 
 def _activated(y: Array, act: str) -> Array:
@@ -175,22 +181,11 @@ def pw_case(
             return {"w": _part(y @ x.T + old * w, w_stride)}
         return {"x": _part(w.T @ y + old * x, x_stride)}
 
-    sizes = (num_in, num_out, pixels)
+    tile = _struct("tcl_pw_tile", num_in, num_out, pixels, x_stride, y_stride, w_stride)
     arguments: dict[str, tuple[str | int, ...]] = {
-        "fw": (
-            "x",
-            "w",
-            "bias" if bias else "0",
-            "y",
-            *sizes,
-            x_stride,
-            w_stride,
-            y_stride,
-            int(accumulate),
-            f"TCL_ACT_{act}",
-        ),
-        "wg": ("x", "y", "w", *sizes, x_stride, y_stride, w_stride, int(accumulate)),
-        "ig": ("y", "w", "x", *sizes, y_stride, w_stride, x_stride, int(accumulate)),
+        "fw": (tile, "x", "w", "bias" if bias else "0", "y", int(accumulate), f"TCL_ACT_{act}"),
+        "wg": (tile, "x", "y", "w", int(accumulate)),
+        "ig": (tile, "y", "w", "x", int(accumulate)),
     }
     label = (
         f"pw {direction} {num_in}->{num_out} x{pixels}"
@@ -219,7 +214,8 @@ def descend_case(num_in: int, num_out: int, pixels: int, *, gap: int = 0, decay:
         gradient = v["y"][:, :pixels] @ v["x"][:, :pixels].T
         return {"new": _part(w - rate * (gradient + decay * w), w_stride)}
 
-    arguments = ("x", "y", "w", "new", num_in, num_out, pixels, x_stride, x_stride, w_stride, f"{rate}f", f"{decay}f")
+    tile = _struct("tcl_pw_tile", num_in, num_out, pixels, x_stride, x_stride, w_stride)
+    arguments = (tile, "x", "y", "w", "new", f"{rate}f", f"{decay}f")
     label = f"pw wg {num_in}->{num_out} x{pixels} updates" + f" gap {gap}" * (gap > 0) + f" decay {decay}" * (decay > 0)
     return Case(label, "tcl_fast_pw_descend_fp32", arguments, buffers, expected, num_in * num_out * pixels)
 
@@ -282,8 +278,8 @@ def dw_case(
         return {"x": _part(x[inner].reshape(channels, -1), x_stride)}
 
     share = (i1 - i0) / height if direction == "ig" else (o1 - o0) / out_height
-    geometry = (channels, i1 - i0, width, o1 - o0, out_width, stride, pad + i0 - o0 * stride, pad, x_stride, y_stride)
-    tile = f"&(struct tcl_dw_tile const){{{', '.join(map(str, geometry))}}}"
+    window = (i1 - i0, width, o1 - o0, out_width, 3, 3, stride, stride, pad + i0 - o0 * stride, pad)
+    tile = _struct("tcl_dw_tile", channels, x_stride, y_stride, last=window)
     arguments = {
         "fw": (tile, "x", "w", "bias" if bias else "0", "y", f"TCL_ACT_{act}"),
         "wg": (tile, "x", "y", "w", int(accumulate)),
@@ -333,8 +329,8 @@ def conv_case(
         dw = np.einsum("iyxkl,oyx->oikl", windows, dy).reshape(num_out, num_in, 9)
         return {"w": dw + (v["w"] if accumulate else 0)}
 
-    geometry = (0, i1 - i0, width, o1 - o0, out_width, stride, pad + i0 - o0 * stride, pad, x_stride, y_stride)
-    tile = f"&(struct tcl_dw_tile const){{{', '.join(map(str, geometry))}}}"
+    window = (i1 - i0, width, o1 - o0, out_width, 3, 3, stride, stride, pad + i0 - o0 * stride, pad)
+    tile = _struct("tcl_dw_tile", 0, x_stride, y_stride, last=window)
     arguments = {
         "fw": (tile, num_in, num_out, "x", "w", "bias" if bias else "0", "y", f"TCL_ACT_{act}"),
         "wg": (tile, num_in, num_out, "x", "y", "w", int(accumulate)),
@@ -358,7 +354,8 @@ def bias_act_case(
         result = {} if act == "NONE" else {"dy": _part(masked, pixels + 2 * gap)}
         return result | ({"db": masked.sum(axis=1, keepdims=True) + (v["db"] if accumulate else 0)} if sums else {})
 
-    arguments = ("y", "dy", "db" if sums else "0", channels, pixels, pixels + gap, pixels + 2 * gap, int(accumulate))
+    tile = _struct("tcl_map_tile", channels, pixels, pixels + gap, pixels + 2 * gap)
+    arguments = (tile, "y", "dy", "db" if sums else "0", int(accumulate))
     label = f"bias and act bw {channels}x{pixels} {act}" + " no sums" * (not sums) + " +" * accumulate
     return Case(
         label, "tcl_fast_bias_act_bw_fp32", (*arguments, f"TCL_ACT_{act}"), buffers, expected, channels * pixels

@@ -68,7 +68,11 @@ static struct tcl_tile tile_of(enum tcl_slot low_slot, float *low, enum tcl_slot
 static void on_tiles(void *low)
 {
     static struct tcl_dw_tile const t = {
-        1, 2, LOW_WIDTH, 2, LOW_WIDTH, 1, 1, 1, 2 * LOW_WIDTH, 2 * LOW_WIDTH};
+        .num_channels = 1,
+        .x_stride = 2 * LOW_WIDTH,
+        .y_stride = 2 * LOW_WIDTH,
+        .window = {2, LOW_WIDTH, 2, LOW_WIDTH, 3, 3, 1, 1, 1, 1},
+    };
     struct tcl_tile tile = tile_of(TCL_X, low, TCL_Y);
     tcl_tile_conv_fw(&tile);
     tcl_tile_dw_fw(&tile);

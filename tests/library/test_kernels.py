@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -32,6 +32,7 @@ TOLERANCE = BOUNDS[FLOAT32].layer
 SEED = 20261121
 NUM_CORES = (1, 2, 3, 8)
 ACTS = ("NONE", "RELU", "RELU6")
+UNUSUAL = ((7, 17, 3, 1), (6, 16, 3, 0), (9, 17, 1, 2), (9, 16, 2, 2))  # height, width, stride and padding
 
 
 def _pw_cases(rng: np.random.Generator) -> Iterator[Case]:
@@ -90,8 +91,8 @@ def _windows(rng: np.random.Generator) -> Iterator[tuple[int, int, int, int]]:
         yield height, width, int(rng.integers(1, 3)), pad
 
 
-def _dw_cases(rng: np.random.Generator) -> Iterator[Case]:
-    for number, (height, width, stride, pad) in enumerate(_windows(rng)):
+def _dw_cases(rng: np.random.Generator, windows: Iterable[tuple[int, int, int, int]]) -> Iterator[Case]:
+    for number, (height, width, stride, pad) in enumerate(windows):
         out = (height + 2 * pad - 3) // stride + 1
         for direction in ("fw", "wg", "ig"):
             most = height if direction == "ig" else out
@@ -126,7 +127,13 @@ def _map_cases(rng: np.random.Generator) -> Iterator[Case]:
 @cache
 def _cases() -> tuple[Case, ...]:
     rng = np.random.default_rng(SEED)
-    return (*_pw_cases(rng), *_dw_cases(rng), *_conv_cases(rng), *_map_cases(rng))
+    return (
+        *_pw_cases(rng),
+        *_dw_cases(rng, _windows(rng)),
+        *_conv_cases(rng),
+        *_map_cases(rng),
+        *_dw_cases(rng, UNUSUAL),
+    )
 
 
 @on_targets()
@@ -184,13 +191,13 @@ def test_values_are_clipped_on_both_sides(kind: str) -> None:
     assert ((clipped > 0) & (clipped < 6)).sum() > 10
 
 
-RIGHT_DW = dw_case("fw", 2, 4, 4)
+RIGHT_PW, RIGHT_DW = pw_case("fw", 3, 5, 7), dw_case("fw", 2, 4, 4)
 WRONG: dict[str, Case] = {
-    "no pixels": replace(pw_case("fw", 3, 5, 7), arguments=("x", "w", "0", "y", 3, 5, 0, 7, 3, 7, 0, "TCL_ACT_NONE")),
-    "rows overlap": replace(pw_case("ig", 3, 5, 7), arguments=("y", "w", "x", 3, 5, 7, 7, 2, 7, 0)),
-    "a bias added again": replace(pw_case("fw", 3, 5, 7), arguments=("x", "w", "bias", "y", 3, 5, 7, 7, 3, 7, 1, "0")),
+    "no pixels": pw_case("fw", 3, 5, 0),
+    "rows overlap": pw_case("ig", 3, 5, 7, gap=-1),
+    "planes overlap": dw_case("fw", 2, 4, 4, gap=-1),
+    "a bias added again": replace(RIGHT_PW, arguments=(RIGHT_PW.arguments[0], "x", "w", "bias", "y", 1, "0")),
     "no weights": replace(RIGHT_DW, arguments=(RIGHT_DW.arguments[0], "x", "0", "0", "y", "TCL_ACT_NONE")),
-    "stride 3": dw_case("fw", 2, 7, 7, stride=3),
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.paths import KIT, LIBRARY
+from tests.kit.paths import KIT, LIBRARY, include_flags
 from tests.kit.targets import on_targets
 from tinyclf.base.errors import ToolFailed
 from tinyclf.base.resources import resource_dir
@@ -58,7 +58,7 @@ def test_no_bytes_are_read_as_another_type(tmp_path: Path) -> None:
         pytest.skip("cc is not GCC, which alone has -Wcast-align=strict")
     flags = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-Wcast-align=strict", "-Wstrict-aliasing=1"]
     for source in LIBRARY.rglob("*.c"):
-        command = ["cc", *flags, "-DNUM_CORES=2", f"-I{LIBRARY / 'include'}", "-fsyntax-only", source]
+        command = ["cc", *flags, "-DNUM_CORES=2", *include_flags("plain"), "-fsyntax-only", source]
         subprocess.run(command, check=True)
         assert not re.search(r"\(void (const )?\*\)\s*\w", source.read_text()), f"{source}: a cast to void *"
 
@@ -74,8 +74,15 @@ def test_six_is_spelled_once() -> None:
 def _compile_for_pulp(source: Path, *flags: str) -> str:
     """Compile for pulp with the SDK's header; return the complaints, "" if there are none."""
     clang = ["clang-19", "--target=riscv32-unknown-elf", "-march=rv32imc_zicsr_zfinx", "-mabi=ilp32"]
-    include = [f"-I{LIBRARY / 'include'}", f"-I{KIT}", f"-I{DEPLOYERS}", "-isystem", _PICOLIBC, "-DNUM_CORES=8"]
-    command = [*clang, "-std=gnu99", "-DTCL_XPULP", *flags, *include, "-c", source, "-o", "/dev/null"]
+    include = [
+        *include_flags("xpulp", "xpulp_insn"),
+        f"-I{KIT}",
+        f"-I{DEPLOYERS}",
+        "-isystem",
+        _PICOLIBC,
+        "-DNUM_CORES=8",
+    ]
+    command = [*clang, "-std=gnu99", *flags, *include, "-c", source, "-o", "/dev/null"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
 

@@ -30,10 +30,12 @@ def check_profile(target: Target, *, run_it: bool, is_training_run: bool) -> Non
 
 def show_profile(program: Program, target: Target, project: Path, *, num_cores: int) -> None:
     """Print the profile of the run that was done in `project`, and write its files there."""
+    from tinyclf.cli.deploy_kernels import show_slow_calls
     from tinyclf.device.run.profiling import JSON_FILE, PICTURE_FILE, make_profile, table_lines, write_profile
     from tinyclf.device.targets.results import read_records
 
     profile = make_profile(program, target, read_records(project), num_cores=num_cores)
     click.echo("\n".join(["", *table_lines(profile)]))
+    show_slow_calls(program, [op.cycles for op in profile.ops])
     write_profile(profile, project)
     click.echo(f"profile: {project / JSON_FILE}, {project / PICTURE_FILE}")

@@ -1,4 +1,5 @@
-/* Depthwise 3x3 convolution on one tile in L1, fast; stride 1 or 2.
+/* Depthwise convolution on one tile in L1; fast with 3x3 windows, stride 1 or 2, padding 1, and even widths
+   at stride 2.
 
    Each function is a body: every core of the team calls it with the same arguments and does its part; what
    it wrote is there for others after the team's next barrier or join. Everything lies in L1, floats aligned
@@ -7,19 +8,17 @@
 #define TCL_FAST_DW_FP32_H
 
 #include "tcl_fast_fp32.h"
+#include "tcl_window.h"
 
-/* The geometry of a tile: some channels and some rows of a layer, with all columns. Row oy of the tile of
-   outputs meets rows oy * stride - pad_top + ky of the tile of inputs, column ox columns ox * stride -
-   pad_left + kx; what lies outside the tile of inputs is zero. So a tile of rows o0 and up whose inputs begin
-   at row i0 has the layer's padding + i0 - o0 * stride as its pad_top: no copies, and no padding in memory.
-   Channels are x_stride, y_stride elements apart, rows H x W and Ho x Wo are dense; weights are (C, 3, 3). */
+/* The geometry of a tile: some channels and some rows of a layer, with all columns. Its window's H and Ho are
+   the rows of the tile of inputs and of outputs; what lies outside the tile of inputs is zero. So a tile of
+   rows o0 and up whose inputs begin at row i0 has the layer's padding + i0 - o0 * stride as its pad_top: no
+   copies, and no padding in memory. Channels are x_stride, y_stride elements apart, rows are dense; weights
+   are (C, kh, kw). */
 struct tcl_dw_tile {
     int num_channels;
-    int H, W;
-    int Ho, Wo;
-    int stride;
-    int pad_top, pad_left;
     int x_stride, y_stride;
+    struct tcl_window window;
 };
 
 /* y = act(bias + w * x); bias NULL: none. The tile of x holds every row that y's windows meet, but padding.

@@ -6,11 +6,17 @@
 
 #include "tcl_fast_fp32.h"
 
+/* The channels of a tile. */
+struct tcl_map_tile {
+    int num_channels, num_pixels;
+    int y_stride, dy_stride;
+};
+
 /* Backward of y = act(bias + ...): where y is not strictly inside act's range, dy becomes 0; then db is the
    sum of dy of each channel, or += with `accumulate` (a later tile of pixels). With TCL_ACT_NONE y is not
    used and dy only read; db NULL: no sums. Cores share the channels, without db all elements. */
-void tcl_fast_bias_act_bw_fp32(float const *y, float *dy, float *db, int num_channels, int num_pixels,
-                               int y_stride, int dy_stride, int accumulate, enum tcl_act act);
+void tcl_fast_bias_act_bw_fp32(struct tcl_map_tile const *t, float const *y, float *dy, float *db,
+                               int accumulate, enum tcl_act act);
 
 /* y[c] = scale * sum of x's channel c, or += with `accumulate` (a later tile of pixels): global average
    pooling with scale = 1 / pixels of the layer. Cores share the channels. */

@@ -53,20 +53,15 @@ static inline struct tcl_window tcl_window_of_tile(struct tcl_layer const *l, st
                                l->pad_top + x->column - y->column * l->stride_h);
 }
 
-/* The tile as the fast kernels of 3x3 windows take it. */
-static inline struct tcl_dw_tile tcl_dw_tile_of(struct tcl_window const *w, int num_channels)
+/* The tile as the fast kernels of windows take it. */
+static inline struct tcl_dw_tile tcl_dw_tile_of(struct tcl_layer const *l, struct tcl_part const *x,
+                                                struct tcl_part const *y, int num_channels)
 {
     return (struct tcl_dw_tile){
         .num_channels = num_channels,
-        .H = w->H,
-        .W = w->W,
-        .Ho = w->Ho,
-        .Wo = w->Wo,
-        .stride = w->stride_h,
-        .pad_top = w->pad_top,
-        .pad_left = w->pad_left,
-        .x_stride = w->H * w->W,
-        .y_stride = w->Ho * w->Wo,
+        .x_stride = x->num_columns * l->in_width,
+        .y_stride = y->num_columns * l->out_width,
+        .window = tcl_window_of_tile(l, x, y),
     };
 }
 

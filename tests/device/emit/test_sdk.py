@@ -17,7 +17,7 @@ import pytest
 from tests.device.emit import test_upstream
 from tests.device.emit.test_upstream import checkout, stand_in  # noqa: F401  # fixtures
 from tests.device.run import test_training as test_device_run
-from tests.kit.paths import KIT, LIBRARY
+from tests.kit.paths import KIT, LIBRARY, include_flags
 from tinyclf.device.emit.project import emit
 from tinyclf.device.emit.upstream import Upstream, find_upstream
 from tinyclf.device.run.steps import emit_project
@@ -86,7 +86,15 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
 
 
 def _compile(source: Path, output: Path, project: Path) -> None:
-    includes = ["-include", "sdk/sdk.h", "-Isrc", "-Iport", "-Itrainlib/include", f"-I{KIT}"]
+    includes = [
+        "-include",
+        "sdk/sdk.h",
+        "-Isrc",
+        "-Iport",
+        "-Itrainlib/include",
+        "-Itrainlib/src/fast/plain",
+        f"-I{KIT}",
+    ]
     picolibc = ["-isystem", "/usr/lib/picolibc/riscv64-unknown-elf/include"]
     flags = ["-std=gnu99", "-O0", "-Wall", "-Wextra", "-Werror", "-DNUM_CORES=8"]
     subprocess.run([*CC, *flags, *includes, *picolibc, "-c", source, "-o", output], cwd=project, check=True)
@@ -153,15 +161,16 @@ def test_an_instruction_is_the_same_by_name_and_by_encoding(tmp_path: Path) -> N
         pytest.skip(f"{CC[0]} is missing")
     uses = " ".join(use for use, _, _ in INSTRUCTIONS)
     source = tmp_path / "all.c"
-    source.write_text(f'#include "tcl_xpulp.h"\nvoid all(void) {{ __asm__ volatile({uses}); }}\n')
-    command = [*CC, "-O1", "-DTCL_XPULP", f"-I{LIBRARY / 'include'}", source]
-    subprocess.run([*command, "-c", "-o", tmp_path / "all.o"], check=True)
+    source.write_text(f'#include "xpulp.h"\nvoid all(void) {{ __asm__ volatile({uses}); }}\n')
+    command = [*CC, "-O1", source]
+    insn, names = (include_flags("xpulp", f"xpulp_{spelling}") for spelling in ("insn", "names"))
+    subprocess.run([*command, *insn, "-c", "-o", tmp_path / "all.o"], check=True)
     subprocess.run(
         ["riscv64-unknown-elf-objcopy", "-O", "binary", "-j", ".text", "all.o", "all.bin"], cwd=tmp_path, check=True
     )
     words = np.frombuffer((tmp_path / "all.bin").read_bytes()[: 4 * len(INSTRUCTIONS)], dtype="<u4")
     assert [f"{word:#x}" for word in words] == [f"{word:#x}" for _, _, word in INSTRUCTIONS]
-    by_name = subprocess.run([*command, "-E", "-DTCL_XPULP_MNEMONICS"], capture_output=True, text=True, check=True)
+    by_name = subprocess.run([*command, *names, "-E"], capture_output=True, text=True, check=True)
     literals = "".join(re.findall(r'"((?:[^"\\\n]|\\n)*)"', by_name.stdout.splitlines()[-1]))
     assert literals.split("\\n")[:-1] == [name for _, name, _ in INSTRUCTIONS]
 
@@ -172,9 +181,9 @@ def test_gcc_takes_the_fast_kernels(source: str, tmp_path: Path) -> None:
     if not shutil.which("riscv64-unknown-elf-gcc"):
         pytest.skip("riscv64-unknown-elf-gcc is missing")
     flags = ["-std=gnu99", "-O2", "-Wall", "-Wextra", "-Werror", "-march=rv32imc_zicsr_zfinx", "-mabi=ilp32"]
-    flags += ["-DNUM_CORES=8", "-DTCL_XPULP", "-DTCL_XPULP_MNEMONICS", "-ffreestanding"]
+    flags += ["-DNUM_CORES=8", "-ffreestanding"]
     flags += ["-include", str(find_target("pulp").folder / "sdk/sdk.h")]
-    includes = [f"-I{LIBRARY / 'include'}"]
+    includes = include_flags("xpulp", "xpulp_names")
     picolibc = ["-isystem", "/usr/lib/picolibc/riscv64-unknown-elf/include"]
     output = tmp_path / "kernel.s"
     command = [

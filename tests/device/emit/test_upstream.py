@@ -22,7 +22,7 @@ from torch import nn
 from tests.device.lowering import test_layers
 from tests.device.run import test_training as test_device_run
 from tests.kit.targets import on_targets
-from tinyclf.base.errors import BadInput, DoesNotFit
+from tinyclf.base.errors import BadInput, DoesNotFit, ToolFailed
 from tinyclf.cli import main
 from tinyclf.device import targets
 from tinyclf.device.emit import upstream
@@ -334,7 +334,7 @@ def test_a_net_trains_as_in_pytorch(
 def test_a_training_run_is_pytorchs(target: Target, checkout: Upstream, cache: str, tmp_path: Path) -> None:
     job = test_device_run._job(cache=cache)
     program = emit_training(job, target, tmp_path / "project", upstream=checkout)
-    report = execute_training(job, target, tmp_path / "project")
+    report = execute_training(job, program, target, tmp_path / "project")
     assert report.passed, report.checks
     assert program.linkage is not None
     assert "pulp_conv_pw_fp32_fw_cl: upstream" in summary(program.linkage)
@@ -378,7 +378,7 @@ def test_structs_that_differ_do_not_compile(target: Target, checkout: Upstream, 
     header.write_text(text.replace("int skip_wg_grad;", "int added; int skip_wg_grad;"))
     job = _job(Variant("LP"))
     emit_project(job, target, tmp_path / "project", upstream=find_upstream(str(changed)))
-    with pytest.raises(targets.ToolFailed, match="Linear_args"):
+    with pytest.raises(ToolFailed, match="Linear_args"):
         targets.build(tmp_path / "project", target)
 
 

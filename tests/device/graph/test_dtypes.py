@@ -26,7 +26,7 @@ from tinyclf.device.graph.ir import Call, Graph, Node, Phase, Role, Tensor, chec
 from tinyclf.device.memory.check import check_plan
 from tinyclf.device.memory.placement import max_live
 from tinyclf.device.memory.planner import plan_memory
-from tinyclf.device.memory.report import report
+from tinyclf.device.memory.sums import summed
 
 DEVICE, TEMPLATES = ROOT / "tinyclf" / "device", ROOT / "templates"
 
@@ -77,7 +77,7 @@ def test_a_graph_of_mixed_types_is_placed_by_its_own_sizes(types: tuple[DataType
     assert plan.max_live <= plan.peak < plan.max_live + 2 * BLOCK_ALIGNMENT
     assert plan.arena_bytes % BLOCK_ALIGNMENT == plan.parameter_bytes % BLOCK_ALIGNMENT == 0
     assert plan.offsets["trained"] == 0
-    sums = report(graph, plan)
+    sums = summed(graph, plan)
     assert sums.parameters_trained == sums.optimizer_state == 5 * types[2].num_bytes
     assert sums.parameters_frozen == 7 * types[1].num_bytes + 3 * types[0].num_bytes
     assert sums.activations_at_peak == plan.max_live

@@ -17,7 +17,7 @@ from tinyclf.base.resources import resource_dir
 from tinyclf.device import targets
 from tinyclf.device.emit.project import emit
 from tinyclf.device.graph import kernels
-from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT
+from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT, MOST_TILE_BYTES
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.program import make_program
 from tinyclf.device.run.project import write_project
@@ -108,7 +108,7 @@ def _net(*layers: nn.Module) -> nn.Module:
 @on_targets("host")
 def test_a_large_l1_is_used_as_far_as_buffers_can_be_numbered(target: Target, tmp_path: Path) -> None:
     target = with_l1(target, "2MiB")
-    assert target.tile_bytes == targets.MOST_TILE_BYTES
+    assert target.tile_bytes == MOST_TILE_BYTES
     job = _job(_net(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()), 3, 20, 20)
     program = emit_project(job, target, tmp_path / "p")
     assert program.tiles is not None

@@ -9,15 +9,19 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.device.run.test_random_nets import SEED, random_job
+from tests.kit.steps import training_graph
 from tests.kit.targets import COSTS, on_targets
 from tinyclf.base.errors import BadInput, DoesNotFit, Unsupported
 from tinyclf.device.emit.project import emit
 from tinyclf.device.graph.ir import Graph
+from tinyclf.device.graph.kernels import KERNELS
 from tinyclf.device.graph.macs import num_macs
 from tinyclf.device.graph.traces import traced_tensors
-from tinyclf.device.lowering.lower import PLAIN, training_graph
+from tinyclf.device.lowering import lower
+from tinyclf.device.lowering.lower import PLAIN
 from tinyclf.device.memory.plan import MemoryPlan
 from tinyclf.device.memory.planner import plan_memory
 from tinyclf.device.memory.segments import SegmentSearch
@@ -80,9 +84,11 @@ def test_recomputed_steps_and_every_update_pass_the_checker() -> None:
     plan_tiles(graph, plan_memory(graph), costs=COSTS, l1_bytes=32 * KIB, traced=traced_tensors(graph))
 
 
-def test_bias_and_activation_and_update_are_done_on_the_same_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinyclf.device.lowering.lower.fuse_updates", lambda graph: graph)
-    graph, plan = _step("mobilenet_wd4", Variant("full"))
+def test_bias_and_activation_and_update_are_done_on_the_same_tiles() -> None:
+    model = build_model("mobilenet_wd4", num_classes=2, size=32)
+    freeze(model, Variant("full"))
+    graph = lower.training_graph(fold_batchnorm(model), input_shape=(3, 32, 32))  # gradients in whole
+    plan = plan_memory(graph)
     tiles = plan_tiles(graph, plan, costs=COSTS, l1_bytes=64 * KIB, traced=frozenset())
     joined = {tuple(graph.calls[i].kernel for i in op.calls) for op in tiles.ops}
     assert ("pulp_conv_pw_fp32_fw_cl", "tcl_bias_fp32_fw_cl", "pulp_relu_fp32_fw_cl") in joined
@@ -290,6 +296,74 @@ def test_weights_are_loaded_while_the_operation_before_ends() -> None:
     tiles = _tiled(64 * KIB)[2]
     weights = [o.early for op in tiles.ops for o in op.operands if o.slot == "W" and op.body == "tcl_tile_pw_fw"]
     assert sum(weights) > len(weights) / 2
+
+
+# --- channels that move, and groups of them -------------------------------------------------------------------------
+
+
+class _Channels(torch.nn.Module):
+    """Slices, a join, a shuffle and a convolution in groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 12, 3, padding=1)
+        self.shuffle = torch.nn.ChannelShuffle(3)
+        self.grouped = torch.nn.Conv2d(12, 8, 3, padding=1, groups=4)
+        self.end = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = torch.chunk(self.first(x), 2, dim=1)
+        result: torch.Tensor = self.end(self.grouped(self.shuffle(torch.cat((b, a), dim=1))))
+        return result
+
+
+def _channels() -> tuple[Graph, MemoryPlan, TilePlan]:
+    graph = training_graph(_Channels(), input_shape=(3, 16, 16), rule=UpdateRule(0.1))
+    plan = plan_memory(graph)
+    return graph, plan, plan_tiles(graph, plan, costs=COSTS, l1_bytes=7 * KIB)
+
+
+def _of_layer(graph: Graph, op: Op, kernel: str, slot: str) -> bool:
+    return graph.calls[op.calls[0]].kernel == kernel and any(o.slot == slot for o in op.operands)
+
+
+def _next_group(o: Operand) -> Operand:
+    return replace(o, rows=replace(o.rows, before=-o.rows.step))
+
+
+# What is said -> the call that is done wrongly, the operand that it is of, and how it is wrong.
+MOVED: dict[str, tuple[str, str, Callable[[Operand], Operand]]] = {
+    "tcl_join_fp32_fw_cl of .*: elements from elsewhere": (
+        "tcl_join_fp32_fw_cl", "Y", lambda o: replace(o, first=0)),
+    "tcl_slice_fp32_fw_cl of .*: elements from elsewhere": (
+        "tcl_slice_fp32_fw_cl", "X", lambda o: replace(o, first=256)),
+    "tcl_slice_fp32_bw_cl of .*: an element is moved twice": (
+        "tcl_slice_fp32_bw_cl", "Y", lambda o: replace(o, first=0, rows=replace(o.rows, before=0))),
+    "tcl_shuffle_fp32_fw_cl of .*: elements from elsewhere": (
+        "tcl_shuffle_fp32_fw_cl", "X", lambda o: replace(o, first=o.first - 1)),
+    "tcl_shuffle_fp32_bw_cl of .*: elements from elsewhere": (
+        "tcl_shuffle_fp32_bw_cl", "X", lambda o: replace(o, first=o.first - 1)),
+    "tcl_tile_group_fw: channels .*: other groups": ("tcl_conv_group_fp32_fw_cl", "X", _next_group),
+    "tcl_tile_group_wg: .*": ("tcl_conv_group_fp32_bw_param_grads_cl", "DY", _next_group),
+}  # fmt: skip
+
+
+def test_channels_are_moved_and_grouped_on_tiles() -> None:
+    graph, _, tiles = _channels()
+    kinds = {KERNELS[graph.calls[op.calls[0]].kernel].layer for op in tiles.ops if op.body and op.num_tiles > 1}
+    assert {"join", "slice", "shuffle", "grouped"} <= kinds
+    fills = [op for op in tiles.ops if op.body == "tcl_tile_fill"]
+    assert len(fills) == 2, "the gradients of two slices, each zero on one side"
+
+
+@pytest.mark.parametrize("message", MOVED)
+def test_the_checker_refuses_channels_from_elsewhere(message: str) -> None:
+    graph, plan, tiles = _channels()
+    kernel, slot, change = MOVED[message]
+    number = max(n for n, op in enumerate(tiles.ops) if _of_layer(graph, op, kernel, slot))
+    wrong = _with_operand(tiles.ops[number], slot, change)
+    with pytest.raises(AssertionError, match=message):
+        check_tiles(graph, plan, replace(tiles, ops=(*tiles.ops[:number], wrong, *tiles.ops[number + 1 :])))
 
 
 # --- on targets ---------------------------------------------------------------------------------------------------

@@ -10,17 +10,18 @@ import pytest
 from click.testing import Result
 
 from tests.cli.test_cli import run
+from tests.kit.steps import training_graph
 from tests.kit.targets import COSTS
 from tinyclf.base.errors import BadInput
 from tinyclf.device.graph.ir import Graph
 from tinyclf.device.graph.traces import traced_tensors
-from tinyclf.device.lowering.lower import training_graph
-from tinyclf.device.memory.plan import MemoryPlan
+from tinyclf.device.memory.plan import MemoryPlan, Placed
 from tinyclf.device.memory.planner import plan_memory
+from tinyclf.device.run.step import target_tiles
 from tinyclf.device.targets.target import find_target, l1_option, with_l1, with_tiles
 from tinyclf.device.tiles.choose import Choice, Work, candidates
 from tinyclf.device.tiles.plan import NUM_LOOPS
-from tinyclf.device.tiles.planner import buffer_bytes, plan_tiles, target_tiles, tiled_works
+from tinyclf.device.tiles.planner import buffer_bytes, plan_tiles, tiled_works
 from tinyclf.device.tiles.table import Entry, TileTable, read_table, work_key, write_table
 from tinyclf.recipe.variant import Variant
 from tinyclf.workstation.nets.build import build_model, fold_batchnorm, freeze
@@ -190,9 +191,9 @@ def test_the_targets_own_table_is_sound_and_what_a_step_takes() -> None:
                 works = tiled_works(graph, plan, l1_bytes=target.tile_bytes, costs=COSTS)  # of a training run
                 missing = [work_key(w, num_bytes) for w in works if w and not table.choice(w, num_bytes)]
                 assert not missing, f"{arch} {variant.label} {size}: run tinyclf tune"
-    tiles = target_tiles(graph, plan, target)
+    tiles = target_tiles(Placed(graph, plan), target)
     assert tiles == plan_tiles(graph, plan, costs=COSTS, l1_bytes=target.tile_bytes, table=table)
-    assert tiles != target_tiles(graph, plan, with_tiles(target, Path("model")))
+    assert tiles != target_tiles(Placed(graph, plan), with_tiles(target, Path("model")))
 
 
 def test_deploy_takes_a_table_and_says_so(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from tinyclf import __version__
 from tinyclf.base.resources import resource_dir
 from tinyclf.device.emit.c_text import c_place
-from tinyclf.device.emit.library import library_files, linkage_context
+from tinyclf.device.emit.library import library_files, linkage_context, names
 from tinyclf.device.emit.network import _network, _num_frozen, _traces
 from tinyclf.device.emit.program import Program, TrainingRun
 from tinyclf.device.emit.tiles import (
@@ -26,7 +26,8 @@ from tinyclf.device.graph.ir import (
 )
 from tinyclf.device.graph.kernels import check_operands
 from tinyclf.device.memory.kept_features import FeatureMemory
-from tinyclf.device.memory.trained_pieces import trained_segments
+from tinyclf.device.memory.samples import num_linked
+from tinyclf.device.memory.trained_pieces import trained_pieces
 from tinyclf.device.targets.target import Target
 
 STORAGE_FILES = ("features.bin", "log.bin", "slot0.bin", "slot1.bin", "weights.bin")  # see docs/device-files.md
@@ -56,9 +57,10 @@ def emit(program: Program, *, target: Target, num_cores: int, command: str) -> d
         "network": _network(program, traces),
         "block": {"type": BLOCK.c_type, "alignment": BLOCK_ALIGNMENT},
         "parameters_size": num_blocks(program.plan.parameter_bytes),
-        "num_samples": 0 if program.samples is None else len(program.samples),
+        "num_samples": num_linked(program.source),
         "training": _training(program, program.training) if program.training else None,
         "linkage": linkage_context(program.linkage) if program.linkage else None,
+        "names": names(),
         "sdk_sources": sorted(f for f in (*library, *sdk, "src/main.c", "src/network.c") if f.endswith(".c")),
     }
     texts = {
@@ -74,6 +76,8 @@ def emit(program: Program, *, target: Target, num_cores: int, command: str) -> d
         texts["Makefile.sdk"] = "Makefile.sdk.j2"
     if program.linkage:
         texts |= {"src/tcl_own.h": "tcl_own.h.j2", "trainlib/src/tcl_own_names.h": "tcl_own_names.h.j2"}
+    else:
+        texts["src/tcl_names.h"] = "tcl_names.h.j2"
     files = {path: environment.get_template(name).render(context).encode() for path, name in texts.items()}
     files["trace.json"] = (json.dumps([_trace(t) for ts in traces for t in ts], indent=1) + "\n").encode()
     files["data/parameters.bin"] = _parameter_block(program)
@@ -135,7 +139,7 @@ def _training(program: Program, training: TrainingRun) -> dict[str, Any]:
         "shape": image.shape,
         "num_classes": label.num_elements,
         "trained_bytes": trained_bytes(program),
-        "segments": [(num_blocks(s.offset), s.num_bytes) for s in trained_segments(graph, program.plan)],
+        "segments": [(num_blocks(s.offset), s.num_bytes) for s in trained_pieces(graph, program.plan)],
         "num_forward": num_forward_ops(graph, program.tiles)
         if program.tiles
         else sum(call.phase is Phase.FORWARD for call in graph.calls),

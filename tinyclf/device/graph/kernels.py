@@ -15,7 +15,9 @@ from tinyclf.device.graph.dtypes import FLOAT32, INT8, DataType
 from tinyclf.device.graph.ir import Graph, Role
 from tinyclf.device.graph.tile_bodies import (
     GRADS,
+    GRADS_OF_GROUPS,
     MASKED,
+    OF_GROUPS,
     OF_PARAMETERS,
     OF_W,
     UPDATED,
@@ -32,7 +34,7 @@ ACT_NONE, ACT_RELU, ACT_RELU6 = 0, 1, 2  # enum tcl_act
 
 
 class Launch(Enum):
-    """On which cores the caller runs a kernel; README's words."""
+    """On which cores the caller runs a kernel."""
 
     ITSELF = "itself"  # called on one core, it forks
     EVERY_CORE = "the caller, on every core"
@@ -52,11 +54,21 @@ class Kink:
 
 @dataclass(frozen=True)
 class FastForm:
-    """A faster function for the same values: the instructions that it is written for, and what it asks of the layer."""
+    """A function for the same values with inner loops in `instructions`, and when it is called.
+
+    Attributes:
+        symbol: its name.
+        body: the body of tiles that calls it, of those of the kernel.
+        instructions: the folder of src/fast with its inner loops.
+        condition: what it asks of the layer, in words; empty: nothing.
+        of_usual_columns: its inner loops do what TileWindow.has_usual_columns says, the rest of it is plain C.
+    """
 
     symbol: str
+    body: str
     instructions: str = "xpulp"
-    condition: str = ""  # in words; empty: always
+    condition: str = ""
+    of_usual_columns: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class Kernel:
         kink: of a backward pass, where the derivative jumps.
         act: of an activation that other operations can do on their own tiles: its number in enum tcl_act.
         tiles: bodies that do it on tiles, the usual one first.
-        fast: what those call where the target has the instructions.
+        fast: what those call; a body without one is plain C.
         ours: why it is never upstream's; empty: external/pulp-trainlib/upstream.toml says when it is.
     """
 
@@ -104,9 +116,19 @@ class Kernel:
         return self.tiles[0] if self.tiles else None
 
 
-_GEMM = FastForm("tcl_fast_gemm_fp32")
-_DW = "3x3, stride 1 or 2 both ways"
-_CONV3 = "3x3, stride 2, left padding 1, even width, at most 4 input channels"
+_CONV3 = "3x3, stride 2, padding 1, even width, at most 4 input channels"
+
+
+def _gemm(body: str) -> tuple[FastForm, ...]:
+    return (FastForm("tcl_fast_gemm_fp32", body),)
+
+
+def _window(direction: str) -> tuple[FastForm, ...]:
+    condition = "3x3, stride 1 or 2 both ways, padding 1, even width at stride 2"
+    body = f"tcl_tile_dw_{direction}"
+    return (FastForm(f"tcl_fast_dw_{direction}_fp32", body, condition=condition, of_usual_columns=True),)
+
+
 _NO_BIAS = "upstream has no bias for depthwise and pointwise convolutions"
 _NO_RULE = "upstream has plain gradient descent only"
 _NO_RELU6, _NO_PADDING = "upstream has no ReLU6", "upstream's pooling has no padding"
@@ -120,6 +142,7 @@ _CONV = ("pulp_conv2d_fp32.h", "Conv2D_args")
 _LINEAR = ("pulp_linear_fp32.h", "Linear_args")
 _GROUPED = ("tcl_conv_group_fp32.h", "tcl_conv_group_args")
 _CHANNELS = "tcl_channels_fp32.h"
+_PAD = ("tcl_pad_fp32.h", "tcl_pad_args", Launch.EVERY_CORE)
 _LOSS = ("pulp_losses_fp32.h", "loss_args")
 
 _PW_FW = Tile("tcl_tile_pw_fw", "pointwise", ("Y",), (("X.columns", "Y.columns"), *OF_W), ("X.rows", "W.columns"))
@@ -138,6 +161,14 @@ _PW_WG = Tile(
     ("X.columns", "DY.columns"),
 )
 _CONV_IG = (("W.rows", "DY.rows"), ("W.columns", "DX.rows"), *MASKED)
+_GROUP_FW, _GROUP_WG, _GROUP_IG = (
+    Tile(f"tcl_tile_group_{name}", "grouped", outputs, alike, sums, calls=(f"tcl_tile_conv_{name}",))
+    for name, outputs, alike, sums in (
+        ("fw", ("Y",), OF_GROUPS, ("W.columns",)),
+        ("wg", OF_PARAMETERS, (*GRADS_OF_GROUPS, *UPDATED), ("DY.columns",)),
+        ("ig", ("DX",), (("W.rows", "DY.rows"), *MASKED), ("W.columns",)),
+    )
+)
 _DW_FW = (("X.rows", "Y.rows"), ("W.rows", "Y.rows"), ("B.rows", "Y.rows"))
 _DW_IG = (("DY.rows", "DX.rows"), ("W.rows", "DX.rows"), *MASKED)
 _DW_WG = (("DW.rows", "DY.rows"), ("X.rows", "DY.rows"), *UPDATED)
@@ -148,6 +179,7 @@ _SCALE = ("tcl_scale_fp32.h", "tcl_scale_args", Launch.EVERY_CORE)
 _AVGPOOL = ("tcl_avgpool_fp32.h", "tcl_avgpool_args", Launch.EVERY_CORE)
 _NO_ACTIVATION, _NO_PRODUCT = "upstream has no such activation", "upstream has no product of activations"
 _SCALED = Tile("tcl_tile_scale", "scale", ("Y",), (*both(("X", "Y")), ("W.rows", "Y.rows")))
+_MOVE, _FILL = Tile("tcl_tile_move", "move", ("Y",), both(("X", "Y"))), Tile("tcl_tile_fill", "move", ("Y",))
 _X_TO_Y, _DY_TO_DX = (("X.rows", "Y.rows"),), (("DY.rows", "DX.rows"),)
 
 
@@ -167,33 +199,35 @@ _ROWS = (
     Kernel("pulp_conv2d_fp32_fw_cl", "convolution", FW, *_CONV,
            tiles=(Tile("tcl_tile_conv_fw", "convolution", ("Y",), OF_W, ("X.rows", "W.columns")),
                   Tile("tcl_tile_conv3_fw", "convolution", ("Y",), OF_W, ("X.rows", "W.columns"))),
-           fast=(_GEMM, FastForm("tcl_fast_conv_fw_fp32", condition=_CONV3))),
+           fast=(*_gemm("tcl_tile_conv_fw"), FastForm("tcl_fast_conv_fw_fp32", "tcl_tile_conv3_fw", condition=_CONV3))),
     Kernel("pulp_conv2d_fp32_bw_cl", "convolution", BW, *_CONV),
     Kernel("pulp_conv2d_fp32_bw_param_grads_cl", "convolution", WG, *_CONV, by_rows=True,
            tiles=(Tile("tcl_tile_conv_wg", "convolution", OF_PARAMETERS, (*GRADS, *UPDATED), ("DY.columns",)),
                   Tile("tcl_tile_conv3_wg", "convolution", OF_PARAMETERS, (*GRADS, *UPDATED), ("DY.columns",))),
-           fast=(_GEMM, FastForm("tcl_fast_conv_wg_fp32", condition=_CONV3))),
-    Kernel("pulp_conv2d_fp32_bw_input_grads_cl", "convolution", IG, *_CONV, fast=(_GEMM,),
+           fast=(*_gemm("tcl_tile_conv_wg"), FastForm("tcl_fast_conv_wg_fp32", "tcl_tile_conv3_wg", condition=_CONV3))),
+    Kernel("pulp_conv2d_fp32_bw_input_grads_cl", "convolution", IG, *_CONV, fast=_gemm("tcl_tile_conv_ig"),
            tiles=(Tile("tcl_tile_conv_ig", "convolution", ("DX",), _CONV_IG, ("DY.rows", "W.rows")),)),
     Kernel("pulp_conv_dw_fp32_fw_cl", "depthwise", FW, *_DEPTHWISE,
            tiles=(Tile("tcl_tile_dw_fw", "depthwise", ("Y",), _DW_FW),),
-           fast=(FastForm("tcl_fast_dw_fw_fp32", condition=_DW),)),
+           fast=_window("fw")),
     Kernel("pulp_conv_dw_fp32_bw_cl", "depthwise", BW, *_DEPTHWISE),
     Kernel("pulp_conv_dw_fp32_bw_param_grads_cl", "depthwise", WG, *_DEPTHWISE,
            tiles=(Tile("tcl_tile_dw_wg", "depthwise", OF_PARAMETERS, _DW_WG, ("DY.columns",)),),
-           fast=(FastForm("tcl_fast_dw_wg_fp32", condition=_DW),)),
+           fast=_window("wg")),
     Kernel("pulp_conv_dw_fp32_bw_input_grads_cl", "depthwise", IG, *_DEPTHWISE,
            tiles=(Tile("tcl_tile_dw_ig", "depthwise", ("DX",), _DW_IG),),
-           fast=(FastForm("tcl_fast_dw_ig_fp32", condition=_DW),)),
-    Kernel("pulp_conv_pw_fp32_fw_cl", "pointwise", FW, *_POINTWISE, tiles=(_PW_FW,), fast=(_GEMM,)),
+           fast=_window("ig")),
+    Kernel("pulp_conv_pw_fp32_fw_cl", "pointwise", FW, *_POINTWISE, tiles=(_PW_FW,), fast=_gemm(_PW_FW.symbol)),
     Kernel("pulp_conv_pw_fp32_bw_cl", "pointwise", BW, *_POINTWISE),
     Kernel("pulp_conv_pw_fp32_bw_param_grads_cl", "pointwise", WG, *_POINTWISE, by_rows=True, tiles=(_PW_WG,),
-           fast=(_GEMM,)),
-    Kernel("pulp_conv_pw_fp32_bw_input_grads_cl", "pointwise", IG, *_POINTWISE, tiles=(_PW_IG,), fast=(_GEMM,)),
-    Kernel("pulp_linear_fp32_fw_cl", "linear", FW, *_LINEAR, tiles=(_PW_FW,), fast=(_GEMM,)),
+           fast=_gemm(_PW_WG.symbol)),
+    Kernel("pulp_conv_pw_fp32_bw_input_grads_cl", "pointwise", IG, *_POINTWISE, tiles=(_PW_IG,),
+           fast=_gemm(_PW_IG.symbol)),
+    Kernel("pulp_linear_fp32_fw_cl", "linear", FW, *_LINEAR, tiles=(_PW_FW,), fast=_gemm(_PW_FW.symbol)),
     Kernel("pulp_linear_fp32_bw_cl", "linear", BW, *_LINEAR),
-    Kernel("pulp_linear_fp32_bw_param_grads_cl", "linear", WG, *_LINEAR, by_rows=True, tiles=(_PW_WG,), fast=(_GEMM,)),
-    Kernel("pulp_linear_fp32_bw_input_grads_cl", "linear", IG, *_LINEAR, tiles=(_PW_IG,), fast=(_GEMM,)),
+    Kernel("pulp_linear_fp32_bw_param_grads_cl", "linear", WG, *_LINEAR, by_rows=True, tiles=(_PW_WG,),
+           fast=_gemm(_PW_WG.symbol)),
+    Kernel("pulp_linear_fp32_bw_input_grads_cl", "linear", IG, *_LINEAR, tiles=(_PW_IG,), fast=_gemm(_PW_IG.symbol)),
     Kernel("pulp_CrossEntropyLoss", "cross_entropy", FW, *_LOSS, launch=Launch.ONE_CORE),
     Kernel("pulp_CrossEntropyLoss_backward", "cross_entropy", IG, *_LOSS, launch=Launch.ONE_CORE),
     Kernel("pulp_MSELoss", "mse", FW, *_LOSS, launch=Launch.ONE_CORE),
@@ -202,10 +236,12 @@ _ROWS = (
            launch=Launch.EVERY_CORE, tiles=(elementwise("tcl_tile_descend", "W_NEW", "W", "DW", kind="descent"),)),
     Kernel("pulp_avgpool_fp32_fw_cl", "avgpool", FW, "pulp_pooling_fp32.h", "pool_args", launch=Launch.EVERY_CORE,
            tiles=(Tile("tcl_tile_avgpool_fw", "planes", ("Y",), _X_TO_Y),
-                  Tile("tcl_tile_globalpool_fw", "global", ("Y",), _X_TO_Y, ("X.columns",)))),
+                  Tile("tcl_tile_globalpool_fw", "global", ("Y",), _X_TO_Y, ("X.columns",))),
+           fast=(FastForm("tcl_fast_avgpool_fw_fp32", "tcl_tile_globalpool_fw", condition="global"),)),
     Kernel("pulp_avgpool_fp32_bw_cl", "avgpool", IG, "pulp_pooling_fp32.h", "pool_args", launch=Launch.EVERY_CORE,
            tiles=(Tile("tcl_tile_avgpool_bw", "planes", ("DX",), _DY_TO_DX),
-                  Tile("tcl_tile_globalpool_bw", "global", ("DX",), (*_DY_TO_DX, *MASKED)))),
+                  Tile("tcl_tile_globalpool_bw", "global", ("DX",), (*_DY_TO_DX, *MASKED))),
+           fast=(FastForm("tcl_fast_avgpool_bw_fp32", "tcl_tile_globalpool_bw", condition="global"),)),
     Kernel("tcl_sigmoid_fp32_fw_cl", "sigmoid", FW, *_ACTIVATION, ours=_NO_ACTIVATION,
            tiles=(map_tile("tcl_tile_sigmoid_fw", ("X",), "Y"),)),
     Kernel("tcl_sigmoid_fp32_bw_cl", "sigmoid", IG, *_ACTIVATION, ours=_NO_ACTIVATION,
@@ -236,7 +272,7 @@ _ROWS = (
            tiles=(Tile("tcl_tile_avgpool_padded_bw", "planes", ("DX",), _DY_TO_DX, fields=("count_padding",)),)),
     Kernel("tcl_bias_fp32_fw_cl", "bias", FW, "tcl_bias_fp32.h", "tcl_bias_args", ours=_NO_BIAS),
     Kernel("tcl_bias_fp32_bw_param_grads_cl", "bias", WG, "tcl_bias_fp32.h", "tcl_bias_args", tiles=(_BIAS_WG,),
-           ours=_NO_BIAS),
+           fast=(FastForm("tcl_fast_bias_act_bw_fp32", _BIAS_WG.symbol),), ours=_NO_BIAS),
     Kernel("tcl_cast_fp32_int8_cl", "cast", FW, "tcl_cast.h", "tcl_cast_args", types=(FLOAT32, INT8), ours=_NO_CASTS),
     Kernel("tcl_cast_int8_fp32_cl", "cast", FW, "tcl_cast.h", "tcl_cast_args", types=(INT8, FLOAT32), ours=_NO_CASTS),
     Kernel("tcl_maxpool_fp32_fw_cl", "maxpool", FW, "tcl_maxpool_fp32.h", "tcl_maxpool_args", ours=_NO_PADDING,
@@ -253,17 +289,22 @@ _ROWS = (
     Kernel("tcl_scale_fp32_bw_factor_grads_cl", "scale", WG, *_SCALE, ours=_NO_PRODUCT,
            tiles=(Tile("tcl_tile_scale_wg", "scale", ("DW",), (*both(("X", "DY")), ("DW.rows", "X.rows")),
                        ("X.columns",)),)),
-    Kernel("tcl_conv_group_fp32_fw_cl", "grouped", FW, *_GROUPED, ours=_NO_GROUPS),
-    Kernel("tcl_conv_group_fp32_bw_param_grads_cl", "grouped", WG, *_GROUPED, ours=_NO_GROUPS),
-    Kernel("tcl_conv_group_fp32_bw_input_grads_cl", "grouped", IG, *_GROUPED, ours=_NO_GROUPS),
-    Kernel("tcl_join_fp32_fw_cl", "join", FW, _CHANNELS, "tcl_join_args", ours=_NO_MOVES),
-    Kernel("tcl_join_fp32_bw_cl", "join", IG, _CHANNELS, "tcl_join_args", ours=_NO_MOVES),
-    Kernel("tcl_slice_fp32_fw_cl", "slice", FW, _CHANNELS, "tcl_slice_args", ours=_NO_MOVES),
-    Kernel("tcl_slice_fp32_bw_cl", "slice", IG, _CHANNELS, "tcl_slice_args", ours=_NO_MOVES),
-    Kernel("tcl_shuffle_fp32_fw_cl", "shuffle", FW, _CHANNELS, "tcl_shuffle_args", ours=_NO_MOVES),
-    Kernel("tcl_shuffle_fp32_bw_cl", "shuffle", IG, _CHANNELS, "tcl_shuffle_args", ours=_NO_MOVES),
-    Kernel("tcl_pad_fp32_fw_cl", "pad", FW, "tcl_pad_fp32.h", "tcl_pad_args", ours=_NO_MOVES),
-    Kernel("tcl_pad_fp32_bw_cl", "pad", IG, "tcl_pad_fp32.h", "tcl_pad_args", ours=_NO_MOVES),
+    Kernel("tcl_conv_group_fp32_fw_cl", "grouped", FW, *_GROUPED, ours=_NO_GROUPS, tiles=(_GROUP_FW,),
+           fast=_gemm(_GROUP_FW.symbol)),
+    Kernel("tcl_conv_group_fp32_bw_param_grads_cl", "grouped", WG, *_GROUPED, ours=_NO_GROUPS, tiles=(_GROUP_WG,),
+           fast=_gemm(_GROUP_WG.symbol)),
+    Kernel("tcl_conv_group_fp32_bw_input_grads_cl", "grouped", IG, *_GROUPED, ours=_NO_GROUPS, tiles=(_GROUP_IG,),
+           fast=_gemm(_GROUP_IG.symbol)),
+    Kernel("tcl_join_fp32_fw_cl", "join", FW, _CHANNELS, "tcl_join_args", ours=_NO_MOVES, tiles=(_MOVE,)),
+    Kernel("tcl_join_fp32_bw_cl", "join", IG, _CHANNELS, "tcl_join_args", ours=_NO_MOVES, tiles=(_MOVE,)),
+    Kernel("tcl_slice_fp32_fw_cl", "slice", FW, _CHANNELS, "tcl_slice_args", ours=_NO_MOVES, tiles=(_MOVE,)),
+    Kernel("tcl_slice_fp32_bw_cl", "slice", IG, _CHANNELS, "tcl_slice_args", ours=_NO_MOVES, tiles=(_MOVE, _FILL)),
+    Kernel("tcl_shuffle_fp32_fw_cl", "shuffle", FW, _CHANNELS, "tcl_shuffle_args", ours=_NO_MOVES, tiles=(_MOVE,)),
+    Kernel("tcl_shuffle_fp32_bw_cl", "shuffle", IG, _CHANNELS, "tcl_shuffle_args", ours=_NO_MOVES, tiles=(_MOVE,)),
+    Kernel("tcl_pad_fp32_fw_cl", "pad", FW, *_PAD, ours=_NO_MOVES,
+           tiles=(Tile("tcl_tile_pad_fw", "planes", ("Y",), _X_TO_Y, fields=("value",)),)),
+    Kernel("tcl_pad_fp32_bw_cl", "pad", IG, *_PAD, ours=_NO_MOVES,
+           tiles=(Tile("tcl_tile_pad_bw", "planes", ("DX",), _DY_TO_DX),)),
     *map(_update, OPTIMIZERS.values()),
     Kernel("tcl_accumulate_fp32", "accumulate", UPDATE, "tcl_update_fp32.h", "tcl_accumulate_args",
            launch=Launch.EVERY_CORE, ours=_NO_RULE,

@@ -38,6 +38,7 @@ class WindowCosts:
     start: float
     first_layer_mac: float
     first_layer_start: float
+    group: float  # of each of the groups of channels of a tile
     columns_per_cycle: float  # elements copied to where a product of matrices takes them
     gradient_columns_per_cycle: float  # the same of a gradient by the input
 
@@ -49,6 +50,7 @@ class ElementCosts:
     map: float
     update: float  # by a rule, without a state
     update_of_state: float
+    move: float
     scale: float
     scale_channel: float
     bias: float

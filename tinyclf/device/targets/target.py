@@ -12,7 +12,7 @@ from pathlib import Path
 from tinyclf.base.errors import BadInput, ToolFailed
 from tinyclf.base.resources import resource_dir
 from tinyclf.base.sizes import parse_bytes
-from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT
+from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT, MOST_TILE_BYTES
 from tinyclf.device.targets.costs import Costs
 from tinyclf.device.targets.sections import read_section
 
@@ -22,7 +22,6 @@ else:
     import tomli as tomllib
 
 L1_ALIGNMENT = BLOCK_ALIGNMENT
-MOST_TILE_BYTES = L1_ALIGNMENT << 16  # of L1: as far as buffers are numbered, in uint16_t
 TILE_TABLE = "tiles.json"  # of a target's folder
 
 

@@ -10,42 +10,7 @@ from tinyclf.device.graph.kernels import ACT_NONE, FW, IG, WG, Kernel, find
 from tinyclf.device.graph.tile_bodies import Tile
 from tinyclf.device.targets.costs import Costs
 from tinyclf.device.tiles.choose import Axis, Use, Work
-
-
-@dataclass(frozen=True)
-class TileWindow:
-    """Sizes of a layer with a window: of its input, output and kernel planes (height, width), and how it moves."""
-
-    inputs: tuple[int, int]
-    outputs: tuple[int, int]
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    pad: tuple[int, int]  # above and left; below and right it follows from the sizes
-
-    def input_rows(self, loop: int) -> Axis:
-        """Return the rows of the input that a tile of rows of the output meets."""
-        (height, _), stride, pad, kernel = self.inputs, self.stride[0], self.pad[0], self.kernel[0]
-        return Axis(height, loop, lambda rows: (rows * stride, (rows - 1) * stride + kernel, pad))
-
-    def output_rows(self, loop: int) -> Axis:
-        """Return the rows of the output that a tile of rows of the input meets; it is a multiple of the stride."""
-        stride, pad, kernel = self.stride[0], self.pad[0], self.kernel[0]
-        # No later than the row whose window begins at the tile: bodies count from there.
-        first = min(-((kernel - 1 - pad) // stride), pad // stride)
-
-        def rows_met(rows: int) -> tuple[int, int, int]:
-            step = ceil(rows / stride)
-            return step, (rows - 1 + pad) // stride + 1 - first, -first
-
-        return Axis(self.outputs[0], loop, rows_met)
-
-    @property
-    def fields(self) -> tuple[tuple[str, int | float], ...]:
-        """Return the fields of struct tcl_layer."""
-        names = ["in_height", "in_width", "out_height", "out_width", "kernel_height", "kernel_width"]
-        names += ["stride_h", "stride_w", "pad_top", "pad_left"]
-        values = (*self.inputs, *self.outputs, *self.kernel, *self.stride, *self.pad)
-        return tuple((name, value) for name, value in zip(names, values, strict=True) if value)
+from tinyclf.device.tiles.windows import Groups, TileWindow
 
 
 @dataclass(frozen=True)
@@ -185,7 +150,6 @@ def depthwise(row: Kernel, names: Names, window: TileWindow, num_channels: int) 
     kernel = window.kernel[0] * window.kernel[1]
     w = _loaded("W", names.w, channels, weights, kernel)
     layer = _layer(names, window)
-    is_fast = window.kernel == (3, 3) and window.stride[0] == window.stride[1] <= 2
     row_macs = float(window.outputs[1] * kernel)
     if row.direction == FW:
         uses = _planes(names, window, channels, 1, ("X", names.x, True, True)) + w
@@ -206,7 +170,8 @@ def depthwise(row: Kernel, names: Names, window: TileWindow, num_channels: int) 
     def cycles(costs: Costs, tiles: Sequence[int]) -> float:
         num, per = costs.cores, costs.window
         per_core = ceil(tiles[0] * tiles[1] / num) if row.direction != WG else ceil(tiles[0] / num) * tiles[1]
-        return num * per_core * (row_macs * (per.fast_mac if is_fast else per.mac) + per.row) + per.start
+        mac = per.fast_mac if window.has_usual_columns else per.mac
+        return num * per_core * (row_macs * mac + per.row) + per.start
 
     num_outer = 1 if row.direction == WG else 2
     sizes = ((num_channels, 1), rows)
@@ -215,10 +180,7 @@ def depthwise(row: Kernel, names: Names, window: TileWindow, num_channels: int) 
 
 def _is_first_layer(window: TileWindow, num_in: int) -> bool:
     """Tell whether tcl_fast_conv_*_fp32 is the better kernel."""
-    stride = window.stride[0]
-    beyond = (window.outputs[1] - 1) * stride - window.pad[1] + 3 - window.inputs[1]  # columns on the right
-    is_fast = window.kernel == (3, 3) and stride == window.stride[1] == 2 and window.pad[1] == 1 and beyond <= 1
-    return is_fast and window.inputs[1] % 2 == 0 and num_in <= 4
+    return window.has_usual_columns and window.stride[0] == 2 and num_in <= 4
 
 
 def _first_layer(row: Kernel, names: Names, window: TileWindow, num_in: int, num_out: int) -> Work:
@@ -286,6 +248,45 @@ def convolution(row: Kernel, names: Names, window: TileWindow, num_in: int, num_
                 lambda c, t: gemm_cycles(c, t[0], t[2] * kernel, t[1] * width)
                 + columns(t[2], t[1]) / c.window.columns_per_cycle, layer,
                 lambda t: (columns(t[2], t[1]),))  # fmt: skip
+
+
+def grouped(row: Kernel, names: Names, window: TileWindow, groups: Groups) -> Work:
+    """Return a convolution in groups, each a convolution of its own. Loops: groups, rows."""
+    inputs, out, weights = groups.channels(groups.inputs), groups.channels(groups.outputs), Axis(groups.inputs)
+    kernel = window.kernel[0] * window.kernel[1]
+    layer, body = _layer(names, window), row.tiles[0].symbol
+    width = window.inputs[1] if row.direction == IG else window.outputs[1]
+    rows = (window.inputs[0], window.stride[0]) if row.direction == IG else (window.outputs[0], 1)
+    w = _loaded("W", names.w, out, weights, kernel)
+    turned = groups.outputs * groups.inputs * kernel
+
+    def columns(channels: int, rows: int) -> int:
+        return channels * kernel * rows * width
+
+    if row.direction == FW:
+        uses = _planes(names, window, inputs, 1, ("X", names.x, True, True)) + w
+        uses += _loaded("B", names.b, out, Axis(1))
+        uses += _planes(names, window, out, 1, ("Y", names.y, False, False), stores=True)
+        return Work(names.calls, body, ((groups.num, 1), rows), ((0, 1), (1, 0)), 2, tuple(uses),
+                    lambda c, t: t[0] * (gemm_cycles(c, groups.outputs, t[1] * width, groups.inputs * kernel)
+                        + columns(groups.inputs, t[1]) / c.window.columns_per_cycle + c.window.group), layer,
+                    lambda t: (columns(groups.inputs, t[1]),))  # fmt: skip
+    if row.direction == IG:
+        uses = _planes(names, window, out, 1, ("DY", names.dy, False, True)) + w
+        uses += _planes(names, window, inputs, 1, ("MASK", names.mask, True, False))
+        uses += _planes(names, window, inputs, 1, ("DX", names.dx, True, False), stores=True)
+        return Work(names.calls, body, ((groups.num, 1), rows), ((0, 1), (1, 0)), 2, tuple(uses),
+                    lambda c, t: t[0] * (gemm_cycles(c, groups.inputs, t[1] * width, groups.outputs * kernel)
+                        + (columns(groups.outputs, t[1]) + turned) / c.window.gradient_columns_per_cycle
+                        + c.window.group), layer,
+                    lambda t: (columns(groups.outputs, t[1]), turned))  # fmt: skip
+    uses = _planes(names, window, inputs, 1, ("X", names.x, True, True))
+    uses += _planes(names, window, out, 1, ("DY", names.dy, False, False))
+    uses += _parameter_grads(names, out, weights, kernel, partial=1)
+    return Work(names.calls, body, ((groups.num, 1), rows), ((0, 1),), 1, tuple(uses),
+                lambda c, t: t[0] * (gemm_cycles(c, groups.outputs, groups.inputs * kernel, t[1] * width)
+                    + columns(groups.inputs, t[1]) / c.window.columns_per_cycle + c.window.group), layer,
+                lambda t: (columns(groups.inputs, t[1]),))  # fmt: skip
 
 
 def bias_gradient(names: Names, num_out: int, pixels: int) -> Work:

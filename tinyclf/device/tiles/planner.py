@@ -6,18 +6,17 @@ from bisect import bisect_left
 from dataclasses import replace
 
 from tinyclf.base.errors import DoesNotFit
-from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT
+from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT, MOST_TILE_BYTES
 from tinyclf.device.graph.ir import Call, Graph
 from tinyclf.device.graph.kernels import plane_bodies
 from tinyclf.device.memory.plan import MemoryPlan
 from tinyclf.device.targets.costs import Costs
-from tinyclf.device.targets.target import MOST_TILE_BYTES, Target
 from tinyclf.device.tiles.check import check_tiles, l2_ranges
 from tinyclf.device.tiles.choose import Work, choose
 from tinyclf.device.tiles.fusion import Fusion
 from tinyclf.device.tiles.limits import layer_fault
 from tinyclf.device.tiles.plan import STATE_BYTES, Op, Operand, TilePlan
-from tinyclf.device.tiles.table import TileTable, read_table
+from tinyclf.device.tiles.table import TileTable
 
 
 def plan_tiles(
@@ -65,21 +64,6 @@ def _does_not_fit(call: Call, work: Work, l1_bytes: int, costs: Costs) -> DoesNo
         return DoesNotFit(f"{what} of any size: compute on L2 with --l1 off")
     needs = f"it needs {STATE_BYTES + sizes[number]:,} bytes of L1 beside stacks, and {l1_bytes:,} are there"
     return DoesNotFit(f"{what}: {needs}: give more with --l1, or compute on L2 with --l1 off")
-
-
-def target_tiles(
-    graph: Graph, plan: MemoryPlan, target: Target | None, *, traced: frozenset[str] = frozenset()
-) -> TilePlan | None:
-    """Return the tile plan of a step on `target`, by its table; None: it computes where the tensors lie.
-
-    Raises:
-        DoesNotFit: see `plan_tiles`.
-        BadInput: the table is damaged, see `read_table`.
-    """
-    if target is None or target.tile_bytes is None:
-        return None
-    table = read_table(target.tile_table, target=target.name) if target.tile_table else None
-    return plan_tiles(graph, plan, l1_bytes=target.tile_bytes, costs=target.costs, traced=traced, table=table)
 
 
 def buffer_bytes(l1_bytes: int) -> int:

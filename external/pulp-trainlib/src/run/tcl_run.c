@@ -3,10 +3,6 @@
 #include "port.h"
 #include "tcl_run.h"
 
-#ifdef TCL_PROFILE
-uint64_t tcl_waited;
-#endif
-
 void tcl_record(int id, uint64_t step, void const *words, int num_words)
 {
     uint32_t const header[4] = {(uint32_t)id, (uint32_t)num_words, (uint32_t)step, (uint32_t)(step >> 32)};
@@ -26,6 +22,27 @@ static uint64_t do_call(struct tcl_call const *call)
     return port_cycles() - start;
 }
 
+/* Of a profile, what the call did: see TCL_RECORD_CALL. */
+#ifdef TCL_PROFILE
+uint64_t tcl_waited;
+
+static uint64_t do_profiled(struct tcl_call const *call, uint64_t step)
+{
+    tcl_waited = 0;
+    uint64_t const cycles = do_call(call);
+    uint32_t const words[4] = {(uint32_t)cycles, (uint32_t)(cycles >> 32), (uint32_t)tcl_waited,
+                               (uint32_t)(tcl_waited >> 32)};
+    tcl_record(TCL_RECORD_CALL, step, words, 4);
+    return cycles;
+}
+#else
+static uint64_t do_profiled(struct tcl_call const *call, uint64_t step)
+{
+    (void)step;
+    return do_call(call);
+}
+#endif
+
 uint64_t tcl_calls(struct tcl_call const *calls, int num_calls)
 {
     uint64_t cycles = 0;
@@ -38,16 +55,7 @@ void tcl_run(struct tcl_call const *calls, int num_calls, struct tcl_trace const
 {
     uint64_t cycles = 0;
     for (struct tcl_call const *call = calls; call < calls + num_calls; call++) {
-#ifdef TCL_PROFILE
-        tcl_waited = 0;
-#endif
-        uint64_t const its = do_call(call);
-        cycles += its;
-#ifdef TCL_PROFILE
-        uint32_t const profile[4] = {(uint32_t)its, (uint32_t)(its >> 32), (uint32_t)tcl_waited,
-                                     (uint32_t)(tcl_waited >> 32)};
-        tcl_record(TCL_RECORD_CALL, step, profile, 4);
-#endif
+        cycles += do_profiled(call, step);
         for (int i = call->first_trace; i < call->first_trace + call->num_traces; i++)
             tcl_record(i, step, traces[i].data, traces[i].dim);
     }

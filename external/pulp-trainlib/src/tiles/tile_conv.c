@@ -201,8 +201,7 @@ void tcl_tile_conv3_fw(struct tcl_tile const *t)
 {
     TCL_NEEDS_3(t, X, W, Y);
     struct tcl_part const *const x = &t->parts[TCL_X], *const y = &t->parts[TCL_Y];
-    struct tcl_window const window = tcl_window_of_tile(t->layer, x, y);
-    struct tcl_dw_tile const tile = tcl_dw_tile_of(&window, x->num_rows);
+    struct tcl_dw_tile const tile = tcl_dw_tile_of(t->layer, x, y, x->num_rows);
     tcl_fast_conv_fw_fp32(&tile, x->num_rows, y->num_rows, x->data, tcl_data(t, TCL_W), tcl_data(t, TCL_B),
                           y->data, (enum tcl_act)t->layer->act);
 }
@@ -211,8 +210,7 @@ void tcl_tile_conv3_wg(struct tcl_tile const *t)
 {
     TCL_NEEDS_3(t, X, DY, DW);
     struct tcl_part const *const x = &t->parts[TCL_X], *const dy = &t->parts[TCL_DY];
-    struct tcl_window const window = tcl_window_of_tile(t->layer, x, dy);
-    struct tcl_dw_tile const tile = tcl_dw_tile_of(&window, x->num_rows);
+    struct tcl_dw_tile const tile = tcl_dw_tile_of(t->layer, x, dy, x->num_rows);
     tcl_fast_conv_wg_fp32(&tile, x->num_rows, dy->num_rows, x->data, dy->data, tcl_data(t, TCL_DW),
                           !t->first);
     tcl_tile_finish_wg(t, tile.y_stride, 9 * x->num_rows * dy->num_rows);

@@ -11,8 +11,8 @@ void tcl_tile_mask(struct tcl_tile const *t, int num_elements)
     if (!y || !t->last)
         return;
     port_barrier();
-    tcl_fast_bias_act_bw_fp32(y, tcl_data(t, TCL_DX), NULL, 1, num_elements, num_elements, num_elements, 0,
-                              (enum tcl_act)t->layer->act);
+    struct tcl_map_tile const all = {1, num_elements, num_elements, num_elements};
+    tcl_fast_bias_act_bw_fp32(&all, y, tcl_data(t, TCL_DX), NULL, 0, (enum tcl_act)t->layer->act);
 }
 
 /* Of a bias tile that begins with its layer's first weights: later tiles of weights have the same bias. */
@@ -22,8 +22,8 @@ static void bias_grads(struct tcl_tile const *t, int num_pixels)
     int start, stop;
     if (!db->data || t->parts[tcl_data(t, TCL_DW) ? TCL_DW : TCL_W_NEW].column > 0)
         return;
-    tcl_fast_bias_act_bw_fp32(NULL, tcl_data(t, TCL_DY), db->data, db->num_rows, num_pixels, num_pixels,
-                              num_pixels, !t->first, TCL_ACT_NONE);
+    struct tcl_map_tile const channels = {db->num_rows, num_pixels, num_pixels, num_pixels};
+    tcl_fast_bias_act_bw_fp32(&channels, NULL, tcl_data(t, TCL_DY), db->data, !t->first, TCL_ACT_NONE);
     if (!t->last || !tcl_data(t, TCL_B_NEW))
         return;
     tcl_split(db->num_rows, &start, &stop); /* the same channels */
