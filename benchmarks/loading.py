@@ -26,6 +26,7 @@ from tinyclf.workstation.data import (
     STD,
     Item,
     Position,
+    Preprocessing,
     make_loader,
     open_dataset,
     parse_augmentations,
@@ -94,18 +95,24 @@ def rate(batches: Callable[[], Iterable[Any]], *, rounds: int = ROUNDS) -> float
     return best
 
 
+def _copied(target: NDArray[np.uint8], source: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    np.copyto(target, source)
+    return target
+
+
 def measure(root: Path) -> dict[str, float]:
     """Return images per second of every way."""
     split = open_dataset(root / "shards").split("train")
-    plain = make_loader(split, batch_size=BATCH_SIZE)
-    augmented = make_loader(split, batch_size=BATCH_SIZE, augmentations=parse_augmentations(AUGMENT))
-    window = make_loader(split, batch_size=BATCH_SIZE, window_mib=256)
+    preprocessing = Preprocessing(SIZE, SIZE)
+    plain = make_loader(split, preprocessing, batch_size=BATCH_SIZE)
+    augmented = make_loader(split, preprocessing, batch_size=BATCH_SIZE, augmentations=parse_augmentations(AUGMENT))
+    window = make_loader(split, preprocessing, batch_size=BATCH_SIZE, window_mib=256)
     torch.set_num_threads(1)
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     source, target = (np.full((4096, split.image_bytes), fill, np.uint8) for fill in (1, 2))
     rates = {
-        "plain copy in memory (numpy)": rate(lambda: (np.copyto(target, source) or target for _ in range(5))),
+        "plain copy in memory (numpy)": rate(lambda: (_copied(target, source) for _ in range(5))),
         "ours, uint8": rate(lambda: (images for _, _, images in plain.read(Position(1)))),
         "ours, float, normalised": rate(lambda: (images for _, images, _ in plain.batches(Position(1)))),
         f"ours, augmented ({AUGMENT})": rate(lambda: (images for _, images, _ in augmented.batches(Position(1)))),

@@ -79,7 +79,7 @@ def test_wheel_in_a_fresh_environment_deploys(wheel: Path, tmp_path: Path) -> No
     )
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "project" / "report.json").read_text())["passed"]
-    done = subprocess.run(
+    built = subprocess.run(
         [command[0], "data", "build", "digits", "--out", "digits"], check=False, cwd=tmp_path, env=environment
     )
-    assert done.returncode == 0
+    assert built.returncode == 0

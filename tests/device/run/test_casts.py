@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.kit.targets import on_targets
+from tests.kit.targets import COSTS, on_targets
 from tinyclf.device import targets
 from tinyclf.device.emit.program import Program
 from tinyclf.device.emit.project import emit
@@ -68,11 +69,11 @@ def _samples() -> NDArray[np.float32]:
     return samples
 
 
-def _run(target: Target, project: Path, *variables: str, l1_bytes: int | None = None) -> list[dict[str, NDArray]]:
+def _run(target: Target, project: Path, *variables: str, l1_bytes: int | None = None) -> list[dict[str, NDArray[Any]]]:
     graph, samples = _graph(), _samples()
     plan = plan_memory(graph)
     traced = frozenset(name for call in graph.calls for name in call.writes)
-    tiles = plan_tiles(graph, plan, l1_bytes=l1_bytes, traced=traced) if l1_bytes else None
+    tiles = plan_tiles(graph, plan, costs=COSTS, l1_bytes=l1_bytes, traced=traced) if l1_bytes else None
     assert tiles is None or [op.body is None for op in tiles.ops] == [True, True, False, True]
     program = Program(graph, plan, {}, samples, None, len(samples), traced, tiles=tiles)
     write_project(emit(program, target=target, num_cores=target.num_cores, command="tests"), project)
@@ -80,7 +81,7 @@ def _run(target: Target, project: Path, *variables: str, l1_bytes: int | None = 
     return list(targets.run(project, *variables).steps)
 
 
-def _check_codes(values: NDArray, codes: NDArray, scale: NDArray) -> None:
+def _check_codes(values: NDArray[Any], codes: NDArray[Any], scale: NDArray[Any]) -> None:
     """Compare with the rounding in double precision, but where float32 may put a value on either side of a half."""
     exact = np.abs(values).max() / 127
     assert relative_error(scale, np.array([exact])) <= BOUNDS[INT8].layer
@@ -88,7 +89,7 @@ def _check_codes(values: NDArray, codes: NDArray, scale: NDArray) -> None:
     assert (beyond <= BOUNDS[INT8].layer * np.abs(values).max()).all()
 
 
-def _check_steps(steps: list[dict[str, NDArray]]) -> None:
+def _check_steps(steps: list[dict[str, NDArray[Any]]]) -> None:
     for x, step in zip(_samples(), steps, strict=True):
         assert step["codes"].dtype == step["sum codes"].dtype == np.int8
         _check_codes(x, step["codes"], step["codes.scale"])

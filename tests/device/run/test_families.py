@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.kit.narrow import narrowed
-from tests.kit.targets import on_targets, takes_long
+from tests.kit.targets import on_targets
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.step_report import Report
 from tinyclf.device.run.steps import emit_project, execute
@@ -75,7 +75,7 @@ def test_every_family_has_a_twin() -> None:
 
 
 @on_targets("host")
-@pytest.mark.parametrize("arch", [pytest.param(a, marks=() if a in USUAL else takes_long) for a in TWINS])
+@pytest.mark.parametrize("arch", [pytest.param(a, marks=() if a in USUAL else pytest.mark.long) for a in TWINS])
 def test_ten_steps_at_128(target: Target, arch: str, tmp_path: Path) -> None:
     _execute(_job(arch, size=128, num_steps=10), target, tmp_path / "p")
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from tests.kit.paths import LIBRARY
+from tests.kit.steps import training_graph
 from tests.kit.targets import on_targets
 from tests.kit.updates import RULES, SEED
 from tests.kit.updates import execute_updates as _execute
@@ -24,12 +25,11 @@ from tinyclf.device.emit.project import emit
 from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT, aligned
 from tinyclf.device.graph.ir import PERSISTENT, Graph, Phase, Role, Tensor, check, gradient_name
 from tinyclf.device.lowering.layers import Lowered
-from tinyclf.device.lowering.lower import training_graph
 from tinyclf.device.lowering.updates import NUM_NORM_BLOCKS, Updates
 from tinyclf.device.memory.check import check_plan
 from tinyclf.device.memory.placement import Placement
 from tinyclf.device.memory.planner import plan_memory
-from tinyclf.device.memory.report import MemoryReport, report
+from tinyclf.device.memory.sums import MemorySums, summed
 from tinyclf.device.reference.steps import TorchUpdate, relative_error, training_steps
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.program import make_program
@@ -281,9 +281,9 @@ def _graph(rule: UpdateRule) -> Graph:
 
 
 def test_each_rule_costs_only_what_it_needs() -> None:
-    def figures(rule: UpdateRule) -> MemoryReport:
+    def figures(rule: UpdateRule) -> MemorySums:
         graph = _graph(rule)
-        return report(graph, plan_memory(graph))
+        return summed(graph, plan_memory(graph))
 
     plain = figures(UpdateRule(0.1))
     trained = plain.parameters_trained

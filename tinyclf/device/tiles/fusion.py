@@ -16,9 +16,7 @@ from tinyclf.device.graph.tile_bodies import Tile
 from tinyclf.device.memory.plan import MemoryPlan
 from tinyclf.device.tiles.choose import Use, Work
 from tinyclf.device.tiles.kinds import (
-    Groups,
     Names,
-    TileWindow,
     bias_gradient,
     convolution,
     depthwise,
@@ -29,6 +27,7 @@ from tinyclf.device.tiles.kinds import (
     scale,
 )
 from tinyclf.device.tiles.moves import moves
+from tinyclf.device.tiles.windows import Groups, TileWindow
 
 _WEIGHTED = ("pointwise", "depthwise", "convolution", "grouped")  # kinds of tiles
 # Operands with a row for each output channel; what is made of a block of rows has a tensor of its own.
@@ -258,7 +257,7 @@ class Fusion:
         loads = [("W", w), ("DW", gradient), *((f"STATE{n}", s) for n, s in enumerate(states, start=1))]
         stores = [("W_NEW", w), *((f"STATE{n}_NEW", s) for n, s in enumerate(states, start=1))]
         return elementwise(tile.symbol, (i,), self._size(gradient), needs_rule=True, loads=loads,
-                           stores=stores, cycles=60.0 if states else 15.0)  # fmt: skip
+                           stores=stores, update=True)  # fmt: skip
 
     # --- what joins it -----------------------------------------------------------------------------------------
 
