@@ -37,7 +37,7 @@ class Surroundings:
 
 
 def bytes_needed(step: Placed, around: Surroundings) -> int:
-    """Return the bytes that a step needs where its arena lies on the target; without a target, all but code and stacks."""
+    """Return the bytes that a step needs where its arena lies; without a target, all but code and stacks."""
     graph, plan, samples = step.graph, step.plan, around.samples
     if around.target:
         return _region_bytes(step, around, around.target, STATE)
