@@ -26,7 +26,7 @@ ALLOWED = {
     "device.graph": "",
     "device.targets": "graph",
     "device.memory": "graph",
-    "device.tiles": "graph memory",
+    "device.tiles": "graph memory targets",
     "device.lowering": "graph",
     "device.footprint": "graph memory targets tiles",
     "device.emit": "graph memory targets tiles",

@@ -38,8 +38,6 @@ NO_SIZES = {
         for name in ("memory/kept_features", "run/run_report", "run/training", "emit/project")
     },
     ("tiles/kinds.py", "-m // 4"): "rows of a product that are done together",
-    ("tiles/kinds.py", "window.kernel[0] * window.kernel[1] * outputs.size * 4"): "cycles of a tap",
-    ("tiles/kinds.py", "ceil(t[0] * t[1] / NUM_CORES) * 4.0"): "cycles of a product",
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from tests.kit.targets import on_targets
+from tests.kit.targets import COSTS, on_targets
 from tinyclf.base.errors import DoesNotFit, ToolFailed
 from tinyclf.base.resources import resource_dir
 from tinyclf.device import targets
@@ -86,13 +86,13 @@ def test_constants_are_those_of_the_headers() -> None:
 
 def test_no_copy_is_larger_than_the_dma_can_do() -> None:
     work = elementwise("tcl_tile_relu_fw", (0,), 200_000, loads=[("X", "x")], stores=[("Y", "y")])
-    op = choose(work, 1 << 20)
+    op = choose(work, 1 << 20, COSTS)
     assert op is not None
     assert max(o.num_bytes for o in op.operands) <= MOST_COPY_BYTES
     whole = replace(work, sizes=((200_000, 200_000),))
-    assert choose(whole, 1 << 21) is None
-    assert choose(replace(whole, sizes=((200_000, 100_000),)), 1 << 21) is None
-    assert choose(replace(whole, sizes=((200_000, 25_000),)), 1 << 21) is not None
+    assert choose(whole, 1 << 21, COSTS) is None
+    assert choose(replace(whole, sizes=((200_000, 100_000),)), 1 << 21, COSTS) is None
+    assert choose(replace(whole, sizes=((200_000, 25_000),)), 1 << 21, COSTS) is not None
 
 
 def _job(model: nn.Module, *shape: int) -> Job:

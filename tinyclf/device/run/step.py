@@ -139,4 +139,4 @@ def target_tiles(step: Placed, target: Target | None, *, traced: frozenset[str] 
     if target is None or target.tile_bytes is None:
         return None
     table = read_table(target.tile_table, target=target.name) if target.tile_table else None
-    return plan_tiles(step.graph, step.plan, l1_bytes=target.tile_bytes, traced=traced, table=table)
+    return plan_tiles(step.graph, step.plan, l1_bytes=target.tile_bytes, costs=target.costs, traced=traced, table=table)

@@ -67,7 +67,9 @@ class _Bench:
         program = make_program(job, replace(target, tile_table=None))
         self._program = program
         self._num_bytes = buffer_bytes(target.tile_bytes)
-        works = tiled_works(program.graph, program.plan, l1_bytes=target.tile_bytes, traced=program.traced)
+        works = tiled_works(
+            program.graph, program.plan, l1_bytes=target.tile_bytes, costs=target.costs, traced=program.traced
+        )
         self.keys = tuple(work_key(work, self._num_bytes) if work else None for work in works)
         self.works: dict[str, Work] = {key: w for key, w in zip(self.keys, works, strict=True) if key and w}
 
@@ -75,7 +77,7 @@ class _Bench:
         """Return at most `most` tilings: the one of the table, if it has one, then those of the cost model."""
         work = self.works[key]
         tuned = self._table.choice(work, self._num_bytes)
-        best = candidates(work, self._num_bytes, most)
+        best = candidates(work, self._num_bytes, self._target.costs, most)
         return ([tuned, *(c for c in best if c != tuned)] if tuned else best)[:most]
 
     def run(self, choices: dict[str, Choice]) -> _Measured:

@@ -257,7 +257,7 @@ class Fusion:
         loads = [("W", w), ("DW", gradient), *((f"STATE{n}", s) for n, s in enumerate(states, start=1))]
         stores = [("W_NEW", w), *((f"STATE{n}_NEW", s) for n, s in enumerate(states, start=1))]
         return elementwise(tile.symbol, (i,), self._size(gradient), needs_rule=True, loads=loads,
-                           stores=stores, cycles=60.0 if states else 15.0)  # fmt: skip
+                           stores=stores, update=True)  # fmt: skip
 
     # --- what joins it -----------------------------------------------------------------------------------------
 

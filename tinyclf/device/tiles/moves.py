@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from tinyclf.device.graph.ir import Node, Tensor
 from tinyclf.device.graph.kernels import FW, Kernel
 from tinyclf.device.tiles.choose import Axis, Use, Work
-from tinyclf.device.tiles.kinds import NUM_CORES
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ def move(body: str, calls: tuple[int, ...], num_rows: int, row_size: int, *, sou
         uses.append(Use("X", source.tensor, rows, columns, stride=source.stride, load=True, first=source.first))
     uses.append(Use("Y", to.tensor, rows, columns, stride=to.stride, store=True, first=to.first))
     return Work(calls, body, ((num_rows, 1), (row_size, 4)), ((0, 1),), 2, tuple(uses),
-                lambda t: t[0] * t[1] / NUM_CORES * 4.0 + 100)  # fmt: skip
+                lambda c, t: t[0] * t[1] / c.cores * c.element.move + c.element.start)  # fmt: skip
 
 
 def moves(row: Kernel, node: Node, call: int, x: Tensor, y: Tensor) -> list[Work]:
