@@ -25,13 +25,14 @@ from tinyclf.device.emit.project import emit
 from tinyclf.device.emit.upstream import find_upstream
 from tinyclf.device.footprint.regions import DEPTHWISE_BODIES, linked_regions
 from tinyclf.device.footprint.tables import plain_bytes, tile_bodies, tile_bytes
-from tinyclf.device.memory.kept_features import feature_memory
-from tinyclf.device.memory.report import report
+from tinyclf.device.memory.plan import Placed
+from tinyclf.device.memory.samples import Streamed
+from tinyclf.device.memory.sums import summed
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.program import make_program
+from tinyclf.device.run.step import target_tiles
 from tinyclf.device.targets.elf import Elf, read_elf
 from tinyclf.device.targets.target import Target, find_targets, with_l1
-from tinyclf.device.tiles.planner import target_tiles
 from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.recipe.variant import Variant
 from tinyclf.workstation.nets.build import build_model, fold_batchnorm, freeze
@@ -60,7 +61,7 @@ def make_job(arch: str, variant: Variant, *, size: int, recompute: bool = False,
 
 def fits(program: Program, target: Target) -> bool:
     """Tell whether a program will fit, before the bound of its code is known."""
-    need = report(program.graph, program.plan).total + (0 if program.samples is None else program.samples.nbytes)
+    need = summed(program.graph, program.plan).total + (0 if program.samples is None else program.samples.nbytes)
     return target.memory_bytes is None or need + MOST_CODE <= target.memory_bytes
 
 
@@ -92,9 +93,9 @@ def training_run(program: Program, target: Target) -> Program:
     """Return `program` as a training run that keeps features in 8 bits, where something is frozen."""
     trained = [call.node for call in program.graph.calls if call.phase.value == "update"]
     is_frozen = not any(program.graph.calls[0].node in node for node in trained)
-    features = feature_memory(program.graph, kind="int8", num_samples=1) if is_frozen else None
-    run = TrainingRun(run=1, seed=1, num_epochs=1, checkpoint_every=1, weights_header=bytes(16), features=features)
-    tiles = target_tiles(program.graph, program.plan, target) if program.tiles else None
+    samples = Streamed(1, "int8" if is_frozen else "off").of_step(program.graph)
+    run = TrainingRun(number=1, seed=1, num_epochs=1, checkpoint_every=1, weights_header=bytes(16), samples=samples)
+    tiles = target_tiles(Placed(program.graph, program.plan), target) if program.tiles else None
     return replace(program, samples=None, labels=None, traced=frozenset(), training=run, tiles=tiles)
 
 

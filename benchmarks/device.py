@@ -20,6 +20,7 @@ from tinyclf.base.errors import TinyclfError
 from tinyclf.device.graph.macs import macs_by_call
 from tinyclf.device.run.files import Samples
 from tinyclf.device.run.job import Job, TrainingJob
+from tinyclf.device.run.step import plan_step
 from tinyclf.device.run.training import emit_training, execute_training
 from tinyclf.device.targets.target import Target, find_target, require_tools
 from tinyclf.jobs.request import Request
@@ -114,13 +115,15 @@ def _run(job: Job, step: Step, target: Target, project: Path) -> tuple[int, int]
         cache="fp32" if step.is_cached else "off",
         recompute=step.recompute,
     )
-    emit_training(training, target, project)
-    report = execute_training(training, target, project)
+    program = emit_training(training, target, project)
+    report = execute_training(training, program, target, project)
     assert report.passed, report.checks
     assert report.cycles is not None
     num_passed = report.features.num_frozen_calls if report.features else 0
     last = report.cycles[-len(job.samples) :]
-    return sum(macs_by_call(training.graph)[num_passed:]), round(sum(last) / len(last))
+    _, channels, height, width = job.samples.shape
+    plain = plan_step(job.model, image=(channels, height, width), rule=job.rule).plain
+    return sum(macs_by_call(plain)[num_passed:]), round(sum(last) / len(last))
 
 
 def shortfalls(row: dict[str, Any]) -> list[str]:

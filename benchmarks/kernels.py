@@ -19,13 +19,12 @@ from typing import Any
 
 from benchmarks.kernels_cases import Case, conv_case, dw_case, pw_case, run_cases, write_cases
 from tinyclf.base.errors import TinyclfError
+from tinyclf.device.footprint.fitting import Surroundings
 from tinyclf.device.graph.dtypes import BOUNDS, FLOAT32
 from tinyclf.device.graph.traces import traced_tensors
-from tinyclf.device.lowering.lower import training_graph
-from tinyclf.device.memory.planner import plan_memory
+from tinyclf.device.run.step import plan_step
 from tinyclf.device.targets.target import find_target
 from tinyclf.device.tiles.plan import Op
-from tinyclf.device.tiles.planner import target_tiles
 from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.recipe.variant import Variant
 from tinyclf.workstation.nets.build import build_model, fold_batchnorm, freeze
@@ -80,15 +79,20 @@ def _net_tiles(net: str) -> Iterator[Tiles]:
     pulp = find_target("pulp")
     model = build_model(net, num_classes=2, size=SIZE)
     freeze(model, Variant("full"))
-    graph = training_graph(fold_batchnorm(model), input_shape=(3, SIZE, SIZE), rule=UpdateRule(0.01, batch=2))
-    tiles = target_tiles(graph, plan_memory(graph), pulp, traced=traced_tensors(graph))
-    assert tiles is not None
-    for op in tiles.ops:
+    step = plan_step(
+        fold_batchnorm(model),
+        image=(3, SIZE, SIZE),
+        rule=UpdateRule(0.01, batch=2),
+        around=Surroundings(pulp),
+        traces=traced_tensors,
+    )
+    assert step.tiles is not None
+    for op in step.tiles.ops:
         kind, _, direction = (op.body or "").removeprefix("tcl_tile_").partition("_")
         kind = "conv" if kind == "conv3" else kind
         if kind not in REQUIRED or direction not in DIRECTIONS:
             continue
-        call = graph.calls[op.calls[0]]
+        call = step.graph.calls[op.calls[0]]
         counts = Counter(_case(op, kind, direction, index).label for index in op.indices())
         cases = {case.label: case for case in (_case(op, kind, direction, index) for index in op.indices())}
         named = "linear" if "linear" in call.kernel else kind

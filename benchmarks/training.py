@@ -86,10 +86,10 @@ def cache_ratios(data: Path, folder: Path, *, threads: int) -> dict[str, list[fl
     found: dict[str, list[float]] = {}
     for variant in ("LP", "FT"):
         common = {"variant": variant, "from_run": folder / "start", "epochs": EPOCHS, "threads": threads}
-        common["cache_dir"] = folder / "features"
+        common["feature_dir"] = folder / "features"
         trained(data, folder / f"{variant}-first", **common)
         for number in range(ROUNDS):
-            without, _, _ = trained(data, folder / f"{variant}-{number}-off", cache="off", **common)
+            without, _, _ = trained(data, folder / f"{variant}-{number}-off", keep_features="off", **common)
             with_, _, notes = trained(data, folder / f"{variant}-{number}-on", **common)
             assert "found there" in notes[0], notes
             found.setdefault(variant, []).append(without / with_)

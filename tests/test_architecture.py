@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ ALLOWED = {
     "device.targets": "graph",
     "device.memory": "graph",
     "device.tiles": "graph memory targets",
-    "device.lowering": "graph memory",
+    "device.lowering": "graph",
     "device.footprint": "graph memory targets tiles",
     "device.emit": "graph memory targets tiles",
     "device.reference": "lowering",
@@ -135,6 +136,23 @@ def test_what_needs_no_torch_knows_none() -> None:
             text = file.read_text()
             assert "import torch" not in text, file
             assert "from torch" not in text, file
+
+
+def test_one_module_lowers_cuts_rows_and_tiles() -> None:
+    """Whoever needs a step asks `device.run.step`, which shows the flow."""
+    stages = {
+        f"device.{s}" for s in ("lowering.lower.training_graph", "memory.rows.cut_rows", "tiles.planner.plan_tiles")
+    }
+    users = {_module(file): found for file in _files() if (found := stages & set(_imported_names(file)))}
+    assert users == {"device.run.step": stages}
+
+
+def test_one_noun_says_what_is_asked_for_and_one_what_is_done() -> None:
+    """Of what users ask for, and of what is done for them, there are no synonyms."""
+    synonyms = ("Asked", "Question", "Request", "Settings?", "Job", "Step", "Need", "Option", "Start")
+    classes = [n.name for f in _files() for n in ast.walk(ast.parse(f.read_text())) if isinstance(n, ast.ClassDef)]
+    used = {noun for noun in synonyms for name in classes if re.search(f"{noun}$", name)}
+    assert used == {"Request", "Job", "Step"}
 
 
 def test_only_the_command_line_prints_or_exits() -> None:

@@ -13,7 +13,7 @@ from tests.kit import kernel_docs
 from tests.kit.paths import ROOT
 from tinyclf import __version__, cli
 from tinyclf.device.targets.target import find_targets
-from tinyclf.jobs.memory import memory_of
+from tinyclf.jobs.memory import MemoryRequest, memory_of
 from tinyclf.recipe.variant import VARIANTS, Variant
 
 README = (ROOT / "README.md").read_text()
@@ -60,7 +60,7 @@ def test_every_command_target_and_variant_is_in_the_readme() -> None:
     ],
 )
 def test_memory_table_of_the_docs_is_what_the_command_says(net: str, arch: str, variant: Variant) -> None:
-    r = memory_of(variant, arch=arch, size=128, num_classes=2).report
+    r = memory_of(MemoryRequest(variant, arch)).sums
     figures = (r.parameters_trained, r.parameters_frozen, r.peak, r.total, r.naive_total)
     assert f"| {net} | {' | '.join(f'{f:,}' for f in figures)} |" in DOCS["memory.md"]
     if net in ("MobileNetV1-0.25 | LP", "MobileNetV1-0.25 | FT K=2", "MobileNetV1-0.25 | full"):

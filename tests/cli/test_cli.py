@@ -250,7 +250,7 @@ def test_adapting_a_run(trained: tuple[Path, str], shifted_dir: Path, tmp_path: 
     result = run(*arguments, "--epochs", 1, "--threads", 1, "--out", tmp_path / "ft")
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("FT K=1 of mobilenet_wd4: ")
-    assert json.loads((tmp_path / "ft" / "run.json").read_text())["train"]["variant"] == "FT"
+    assert json.loads((tmp_path / "ft" / "run.json").read_text())["train"]["variant"] == "FT K=1"
 
 
 def test_the_configuration_is_printed_and_read_back(digits_dir: Path, tmp_path: Path) -> None:

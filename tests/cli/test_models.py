@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from tests.cli.test_cli import check_refusal, run
+from tests.kit.steps import training_graph
 from tinyclf.base.errors import BadInput, Unsupported
-from tinyclf.device.lowering.lower import training_graph
-from tinyclf.jobs.memory import memory_of
+from tinyclf.jobs.memory import MemoryRequest, memory_of
 from tinyclf.jobs.networks import NetworkFacts, network_facts
 from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.recipe.variant import Variant
@@ -95,7 +95,7 @@ def test_the_obstacle_is_what_lowering_says(arch: str) -> None:
 def test_dscnn_and_mobilenets_can_be_deployed() -> None:
     for arch in ("dscnn", "mobilenet_w1", "fdmobilenet_wd4"):
         assert network_facts(arch, size=32, num_classes=2).obstacle == ""
-    need = memory_of(Variant("FT", k=2), arch="dscnn", size=32, num_classes=2)
+    need = memory_of(MemoryRequest(Variant("FT", k=2), "dscnn", 32))
     assert need.num_folded == need.num_parameters - 64 * 9
 
 

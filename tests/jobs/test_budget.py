@@ -13,17 +13,18 @@ import pytest
 
 from tests.cli.test_cli import check_refusal, run
 from tinyclf.base.errors import BadInput, DoesNotFit
-from tinyclf.device.footprint.fitting import Setting, bytes_needed, least_bytes, recomputed_within
+from tinyclf.device.footprint.fitting import Surroundings, least_bytes
 from tinyclf.device.footprint.trainlib import upstream_bytes
 from tinyclf.device.memory.kept_features import feature_memory
-from tinyclf.device.memory.planner import plan_memory
+from tinyclf.device.memory.samples import Streamed, kept_features
 from tinyclf.device.run.files import Samples
 from tinyclf.device.run.job import TrainingJob
 from tinyclf.device.run.program import require_fit
+from tinyclf.device.run.step import PlannedStep
 from tinyclf.device.run.training import make_training_program
 from tinyclf.device.targets.target import Region, find_target
-from tinyclf.jobs.budget import Question, most_that_fits
-from tinyclf.jobs.memory import Need, memory_of
+from tinyclf.jobs.budget import Answer, most_that_fits
+from tinyclf.jobs.memory import MemoryRequest, memory_of
 from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.recipe.variant import Variant
 from tinyclf.workstation.nets.build import build_model, fold_batchnorm, freeze
@@ -42,12 +43,12 @@ from tinyclf.workstation.nets.build import build_model, fold_batchnorm, freeze
     ],
 )
 def test_upstreams_own_figures_are_reproduced(arch: str, size: int, variant: Variant, expected: int) -> None:
-    assert upstream_bytes(memory_of(variant, arch=arch, size=size, num_classes=2).graph) == expected
+    assert upstream_bytes(memory_of(MemoryRequest(variant, arch, size)).step.plain) == expected
 
 
 def test_upstream_trains_a_layer_whole_or_not_at_all() -> None:
     def figure(variant: Variant) -> int:
-        return upstream_bytes(memory_of(variant, arch="resnet8", size=32, num_classes=2).graph)
+        return upstream_bytes(memory_of(MemoryRequest(variant, "resnet8", 32)).step.plain)
 
     assert figure(Variant("full", bias_only=True)) == figure(Variant("full"))
     assert figure(Variant("LP", channels=(("output", 0.5),))) == figure(Variant("LP"))
@@ -56,23 +57,22 @@ def test_upstream_trains_a_layer_whole_or_not_at_all() -> None:
     assert figure(Variant("LP")) < both < figure(Variant("full"))
 
 
-def _question(budget: int, **changes: object) -> Question:
+def _answer(budget: int, **changes: Any) -> Answer:
     given = {"arch": "fdmobilenet_wd4", "size": 96, "num_classes": 2}
-    return Question(budget=budget, **{**given, **changes})  # type: ignore[arg-type]
+    return most_that_fits(MemoryRequest(**{"variant": Variant("LP"), **given, **changes}), budget=budget)
 
 
-def _need(variant: Variant, *, arch: str = "fdmobilenet_wd4", size: int = 96, rule: UpdateRule | None = None) -> Need:
-    return memory_of(variant, arch=arch, size=size, num_classes=2, rule=rule)
+def _step(variant: Variant, *, arch: str = "fdmobilenet_wd4", size: int = 96, **changes: Any) -> PlannedStep:
+    return memory_of(MemoryRequest(variant, arch, size, **changes)).step
 
 
-def _needed(variant: Variant, *, setting: Setting | None = None, **net: object) -> int:
-    need = _need(variant, **net)  # type: ignore[arg-type]
-    return bytes_needed(need.graph, need.plan, setting or Setting())
+def _needed(variant: Variant, **net: Any) -> int:
+    return _step(variant, **net).num_bytes
 
 
 def test_the_most_that_fits_does_and_the_next_does_not() -> None:
     budget = 850_000
-    answer = most_that_fits(_question(budget))
+    answer = _answer(budget)
     assert answer.following is not None
     assert answer.best.num_bytes <= budget < answer.following.num_bytes
     k = int(answer.best.variant.removeprefix("FT K="))
@@ -90,7 +90,7 @@ def test_the_most_that_fits_does_and_the_next_does_not() -> None:
 def test_batches_and_recomputation_together() -> None:
     batch = UpdateRule(0.01, batch=2)
     budget = 450_000
-    answer = most_that_fits(_question(budget, arch="dscnn", size=32))
+    answer = _answer(budget, arch="dscnn", size=32)
     plain, both = answer.with_batch, answer.with_batch_and_recomputation
     assert plain is not None
     assert both is not None
@@ -100,7 +100,7 @@ def test_batches_and_recomputation_together() -> None:
     assert _needed(Variant("FT", ks[0] + 1), arch="dscnn", size=32, rule=batch) > budget
     assert both.num_bytes <= budget < _needed(Variant("FT", ks[1]), arch="dscnn", size=32, rule=batch)
     assert both.recomputed_macs > 0
-    asked = most_that_fits(_question(budget, arch="dscnn", size=32, rule=replace(batch, batch=8)))
+    asked = _answer(budget, arch="dscnn", size=32, rule=replace(batch, batch=8))
     assert (asked.best, asked.with_recomputation) == (plain, both)
     assert (asked.with_batch, asked.with_batch_and_recomputation) == (None, None)
 
@@ -108,33 +108,32 @@ def test_batches_and_recomputation_together() -> None:
 def test_what_is_narrowed_and_what_an_update_keeps_are_counted() -> None:
     adam = UpdateRule(0.01, optimizer="adam")
     channels = (("features.*", 0.25),)
-    answer = most_that_fits(_question(1_000_000, rule=adam, channels=channels))
+    answer = _answer(1_000_000, rule=adam, variant=Variant("LP", channels=channels))
     k = int(answer.best.variant.split()[1].removeprefix("K="))
     assert answer.best.variant == f"FT K={k} channels features.*=0.25"
     assert answer.best.num_bytes == _needed(Variant("FT", k, channels=channels), rule=adam)
-    biases = most_that_fits(_question(820_000, bias_only=True))
+    biases = _answer(820_000, variant=Variant("LP", bias_only=True))
     assert biases.following is not None
     assert biases.best.variant.endswith(" bias-only")
     assert biases.best.num_bytes <= 820_000 < biases.following.num_bytes
     with pytest.raises(BadInput, match=r"--train-channels nowhere=0.5: matches no trained layer"):
-        most_that_fits(_question(1_000_000, channels=(("nowhere", 0.5),)))
+        _answer(1_000_000, variant=Variant("LP", channels=(("nowhere", 0.5),)))
 
 
 def test_kept_features_are_counted_and_need_something_frozen() -> None:
-    setting = Setting(num_samples=50)
-    answer = most_that_fits(_question(2**30, arch="dscnn", size=32, cache="int8", setting=setting))
+    around = Surroundings(samples=Streamed(50, "int8"))
+    answer = _answer(2**30, arch="dscnn", size=32, around=around)
     assert (answer.best.variant, answer.following) == ("FT K=4", None)
-    need = _need(Variant("FT", 4), arch="dscnn", size=32)
-    kept = feature_memory(need.graph, kind="int8", num_samples=50)
+    streamed = _step(Variant("FT", 4), arch="dscnn", size=32, around=Surroundings(samples=Streamed(50)))
+    kept = feature_memory(streamed.graph, kind="int8", num_samples=50)
     assert kept is not None
-    streamed = bytes_needed(need.graph, need.plan, Setting(num_samples=None))
-    assert answer.best.num_bytes == streamed + kept.num_bytes
+    assert answer.best.num_bytes == streamed.num_bytes + kept.num_bytes
     assert kept.num_bytes > 50 * 64
 
 
 def test_cores_have_stacks_that_count() -> None:
-    need, qemu = _need(Variant("LP")), find_target("qemu")
-    one, two = (bytes_needed(need.graph, need.plan, Setting(qemu, num_cores=num)) for num in (1, 2))
+    qemu = find_target("qemu")
+    one, two = (_needed(Variant("LP"), around=Surroundings(qemu, num_cores=num)) for num in (1, 2))
     assert two - one == qemu.regions[0].core_stack_bytes > 0
 
 
@@ -143,34 +142,35 @@ def test_another_family_is_tried_where_nothing_else_helps() -> None:
     # images change little.
     budget = 20_000_000
     rule = UpdateRule(0.01, optimizer="adam")
-    answer = most_that_fits(_question(budget, arch="efficientnet_b0", size=32, rule=rule))
+    answer = _answer(budget, arch="efficientnet_b0", size=32, rule=rule)
     assert answer.following is not None
     (way,) = answer.ways
     assert not way.arch.startswith("efficientnet")
     k = int(way.variant.removeprefix("FT K="))
     assert way.num_bytes == _needed(Variant("FT", k), arch=way.arch, size=32, rule=rule) <= budget
     with pytest.raises(DoesNotFit, match=r"of efficientnet_b0 at 32x32 needs .*: try --arch (mobilenet|fdmobilenet)"):
-        most_that_fits(_question(1_000_000, arch="efficientnet_b0", size=32))
+        _answer(1_000_000, arch="efficientnet_b0", size=32)
 
 
 def test_everything_fits_a_large_budget() -> None:
-    answer = most_that_fits(_question(2**30))
+    answer = _answer(2**30)
     assert (answer.best.variant, answer.following, answer.ways) == ("full", None, ())
 
 
 def test_nothing_fits_a_small_budget_and_the_least_is_named() -> None:
     with pytest.raises(DoesNotFit, match=r"needs at least 793,768 bytes, the budget is 700,000: try --size 64"):
-        most_that_fits(_question(700_000))
+        _answer(700_000)
 
 
 def test_a_budget_is_kept_with_code_stack_and_sample() -> None:
     pulp = find_target("pulp")
-    graph = memory_of(Variant("full"), arch="mobilenet_wd4", size=96, num_classes=2).graph
+    step = _step(Variant("full"), arch="mobilenet_wd4", around=Surroundings(pulp))
     assert pulp.memory_bytes is not None
-    found = recomputed_within(graph, pulp.memory_bytes, Setting(pulp))
+    found = step.within(pulp.memory_bytes)
     assert found is not None
-    assert bytes_needed(found, plan_memory(found), Setting(pulp)) <= pulp.memory_bytes
-    assert recomputed_within(graph, pulp.memory_bytes // 2, Setting(pulp)) is None
+    assert found.num_bytes <= pulp.memory_bytes < step.num_bytes
+    assert found.recomputed_macs > 0
+    assert step.within(pulp.memory_bytes // 2) is None
 
 
 def test_recomputation_makes_room_for_kept_features() -> None:
@@ -192,10 +192,10 @@ def test_recomputation_makes_room_for_kept_features() -> None:
         cache="fp32",
         recompute=True,
     )
-    kept, plain = job.features, _need(variant, arch="dscnn", size=32)
+    step = _step(variant, arch="dscnn", size=32, around=Surroundings(samples=Streamed(7, "fp32")))
+    kept = kept_features(step.around.samples)
     assert kept is not None
-    streamed = Setting(num_samples=None, kept_features_bytes=kept.num_bytes)
-    least, most = least_bytes(plain.graph, streamed)[0], bytes_needed(plain.graph, plain.plan, streamed)
+    least, most = least_bytes(step.placed, step.around), step.num_bytes
     num_bytes = (least + most) // 2
     assert most - kept.num_bytes < num_bytes, "the step fits by itself"
     small = replace(find_target("host"), regions=(Region("memory", None, num_bytes, 0, 0),))

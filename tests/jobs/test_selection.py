@@ -22,12 +22,13 @@ from tests.device.run.test_training import _job as training_job
 from tests.device.run.test_updates import RULES
 from tests.device.run.test_updates import _execute as execute_updates
 from tests.device.run.test_updates import _job as updates_job
+from tests.kit.steps import training_graph
 from tests.kit.targets import on_targets
 from tinyclf.base.errors import BadInput, Interrupted, Unsupported
 from tinyclf.device.graph.ir import Graph, Phase, Role
-from tinyclf.device.lowering.lower import PLAIN, training_graph
+from tinyclf.device.lowering.lower import PLAIN
 from tinyclf.device.memory.planner import plan_memory
-from tinyclf.device.memory.report import report
+from tinyclf.device.memory.sums import summed
 from tinyclf.device.run.files import read_weights
 from tinyclf.device.run.program import make_program
 from tinyclf.device.run.step_report import _without_frozen_channels
@@ -226,7 +227,7 @@ def test_bias_only_needs_less_memory_than_weights(arch: str) -> None:
     for variant in (Variant("full"), Variant("FT", 2)):
         for rule in (UpdateRule(0.01), UpdateRule(0.01, optimizer="adam")):
             of_weights, of_biases = (
-                report(graph, plan_memory(graph))
+                summed(graph, plan_memory(graph))
                 for graph in (graph_of(v, arch, rule=rule) for v in (variant, replace(variant, bias_only=True)))
             )
             assert of_biases.gradients_most <= of_weights.gradients_most
@@ -240,7 +241,7 @@ def test_bias_only_needs_less_memory_than_weights(arch: str) -> None:
 def test_state_shrinks_by_the_fraction() -> None:
     rule = UpdateRule(0.01, optimizer="adam", batch=4)
     whole, quarter = (
-        report(graph, plan_memory(graph))
+        summed(graph, plan_memory(graph))
         for graph in (
             graph_of(variant, "mobilenet_wd4", rule=rule)
             for variant in (Variant("FT", 1), Variant("FT", 1, channels=(("features.*", 0.25),)))
@@ -315,9 +316,9 @@ def test_a_training_run_hands_back_the_trained_channels_alone(target: Target, tm
     channels = (("conv", 0.4), ("4", 0.6))
     job = replace(training_job(), variant=Variant("layers", layers=("conv", "4"), channels=channels))
     freeze(job.model, job.variant)
-    emit_training(job, target, tmp_path / "p")
+    program = emit_training(job, target, tmp_path / "p")
     done = execute_training(
-        job, target, tmp_path / "p", *(["SANITIZE=address,undefined"] if target.name == "host" else [])
+        job, program, target, tmp_path / "p", *(["SANITIZE=address,undefined"] if target.name == "host" else [])
     )
     assert done.passed, done.checks
     header, values = read_weights(tmp_path / "p" / "weights.bin")
@@ -357,7 +358,7 @@ def test_twenty_steps_leave_frozen_channels_to_the_bit(optimizer: str) -> None:
     limits = partial_parameters(model)
     assert limits
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    config = TrainConfig(variant="full", optimizer=optimizer, lr=0.05, weight_decay=0.1, momentum=0.9)
+    config = TrainConfig(variant=Variant("full"), optimizer=optimizer, lr=0.05, weight_decay=0.1, momentum=0.9)
     optim = make_optimizer(model, config)
     keep_frozen_channels(model, optim)
     average = Average(model, decay=0.9)
@@ -439,17 +440,17 @@ def test_training_with_kept_features_stopped_and_resumed(digits_run: Path, digit
 
 def test_a_configuration_comes_back_whole() -> None:
     config = config_from(overrides=["variant=layers", "layers=features.stage5.*,output", "train_channels=*=0.25"])
-    assert config.what == Variant("layers", layers=("features.stage5.*", "output"), channels=(("*", 0.25),))
+    assert config.variant == Variant("layers", layers=("features.stage5.*", "output"), channels=(("*", 0.25),))
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
 
 
-def test_train_takes_the_options_of_a_selection() -> None:
+def test_train_takes_the_options_of_a_selection(tmp_path: Path) -> None:
     options = ("--layers", "features.stage5.*", "--layers", "output", "--bias-only", "--train-channels", "output=0.5")
     printed = run("train", *options, "--print-config").stdout
-    assert "variant: layers" in printed
-    assert "layers: [features.stage5.*, output]" in printed
-    assert "bias_only: true" in printed
-    assert "train_channels: [output=0.5]" in printed
+    (tmp_path / "run.yaml").write_text(printed)
+    wanted = Variant("layers", layers=("features.stage5.*", "output"), bias_only=True, channels=(("output", 0.5),))
+    assert config_from(file=tmp_path / "run.yaml").variant == wanted
+    assert wanted.label in printed
     refused(run("train", "--variant", "LP", "--layers", "output"), "both say what is trained")
 
 

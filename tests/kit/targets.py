@@ -9,6 +9,7 @@ import pytest
 
 from tinyclf.device.targets.target import find_targets
 
+COSTS = find_targets()["pulp"].costs  # by which tests cut tiles
 LONG = bool(os.environ.get("TINYCLF_LONG"))  # set by `make test-all`
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.paths import LIBRARY, include_flags
-from tinyclf.device.tiles.kinds import TileWindow
+from tinyclf.device.tiles.windows import TileWindow
 
 FAST = LIBRARY / "src" / "fast"
 SETS = (("plain",), ("xpulp", "xpulp_insn"), ("xpulp", "xpulp_names"))  # what builds choose

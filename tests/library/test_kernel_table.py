@@ -59,4 +59,5 @@ def test_a_body_has_a_fast_form_if_it_calls_one() -> None:
     indirect = {"tcl_tile_bias_wg": "tcl_fast_bias_act_bw_fp32"}  # by a function that other bodies call too
     products = {body: name for body, name in called.items() if name.startswith("tcl_fast_pw_")}
     assert set(products) == {body for body, name in fast.items() if body.startswith("tcl_tile_pw_")}
-    assert fast == {**called, **dict.fromkeys(products, "tcl_fast_gemm_fp32"), **indirect}
+    of_parts = {body: called[tile.calls[0]] for body, tile in TILES.items() if tile.calls}
+    assert fast == {**called, **dict.fromkeys(products, "tcl_fast_gemm_fp32"), **indirect, **of_parts}

@@ -84,7 +84,7 @@ def _measured(runs: tuple[Path, ...], split: str) -> list[Row]:
 def _training_memory(run: RunConfig) -> Mapping[str, int | None]:
     """Return the bytes of a training step on the device, per variant; None where the net cannot be lowered."""
     from tinyclf.base.errors import Unsupported
-    from tinyclf.jobs.memory import memory_of
+    from tinyclf.jobs.memory import MemoryRequest, memory_of
     from tinyclf.recipe.variant import Variant
 
     needs: dict[str, int | None] = {}
@@ -94,14 +94,8 @@ def _training_memory(run: RunConfig) -> Mapping[str, int | None]:
         if run.multi_label:
             continue  # the device's loss is cross entropy
         try:
-            need = memory_of(
-                variant,
-                arch=run.arch,
-                size=run.size,
-                num_classes=run.num_classes,
-                small_input=run.train.small_input,
-            )
-            needs[variant.label] = need.report.total
+            net = MemoryRequest(variant, run.arch, run.size, run.num_classes, run.train.small_input)
+            needs[variant.label] = memory_of(net).sums.total
         except Unsupported:
             pass
     return needs

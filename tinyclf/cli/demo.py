@@ -107,14 +107,14 @@ def _learn_and_adapt(out: Path) -> dict[str, float]:
 
 def _memory() -> None:
     """Show what each variant needs."""
-    from tinyclf.jobs.memory import memory_of
+    from tinyclf.jobs.memory import MemoryRequest, memory_of
     from tinyclf.recipe.variant import Variant
 
     _title("What a training step needs on the device (bytes)")
     click.echo(f"\n$ tinyclf memory --variant ... --size {SIZE} --classes {NUM_CLASSES}")
     click.echo(f"{'':<10}{'trained':>12}{'frozen':>12}{'arena':>12}{'total':>12}{'naive total':>14}")
     for variant in (Variant("LP"), Variant("FT", 1), Variant("FT", 2), Variant("full")):
-        r = memory_of(variant, arch=None, size=SIZE, num_classes=NUM_CLASSES).report
+        r = memory_of(MemoryRequest(variant, size=SIZE, num_classes=NUM_CLASSES)).sums
         figures = (
             f"{r.parameters_trained:>12,}{r.parameters_frozen:>12,}{r.peak:>12,}{r.total:>12,}{r.naive_total:>14,}"
         )

@@ -144,12 +144,13 @@ def deploy(
     from tinyclf.cli.deploy_upstream import chosen_upstream, show_linkage
     from tinyclf.device.footprint.regions import linked_regions
     from tinyclf.device.graph.dtypes import BOUNDS, FLOAT32
+    from tinyclf.device.memory.samples import num_linked
     from tinyclf.device.run.profiling import STALLS
     from tinyclf.device.run.steps import emit_project, execute
     from tinyclf.device.targets.elf import read_elf
     from tinyclf.device.targets.project import ELF
     from tinyclf.device.targets.target import require_cores, require_tools, with_l1, with_tiles
-    from tinyclf.jobs.request import Request
+    from tinyclf.jobs.request import Request, TrainingRequest
     from tinyclf.jobs.steps import default_project, make_job
     from tinyclf.recipe.variant import chosen_variant
 
@@ -163,14 +164,11 @@ def deploy(
         require_tools(target)
     upstream = chosen_upstream(target)
     if num_epochs is not None:
-        settings = {
-            "num_epochs": num_epochs,
-            "num_test": num_test,
-            "checkpoint_every": checkpoint_every,
-            "cache": cache,
-        }
+        training = TrainingRequest(
+            **vars(request), num_epochs=num_epochs, num_test=num_test, checkpoint_every=checkpoint_every, cache=cache
+        )
         project = out or default_project(request)
-        deploy_training(request, settings, project, cores=cores, run_it=run_it, resume=resume, upstream=upstream)
+        deploy_training(training, project, cores=cores, run_it=run_it, resume=resume, upstream=upstream)
         return
     if num_test is not None or checkpoint_every or resume or cache != "off":
         raise BadInput(
@@ -179,7 +177,7 @@ def deploy(
     job = replace(make_job(request), gradients=not profiled)  # storing them takes cycles that training does not
     project = out or default_project(request)
     program = emit_project(job, target, project, num_cores=cores, upstream=upstream)
-    click.echo(f"{project}: C project for {target.name}, {job.num_steps} steps on {len(job.samples)} samples")
+    click.echo(f"{project}: C project for {target.name}, {job.num_steps} steps on {num_linked(program.source)} samples")
     show_linkage(program)
     if not profiled:
         show_slow_calls(program)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,14 +12,13 @@ from tinyclf.cli.program import FILE, FOLDER, PATH, main
 if TYPE_CHECKING:
     from tinyclf.device.emit.upstream import Upstream
     from tinyclf.device.run.run_report import TrainingReport
-    from tinyclf.jobs.request import Request
+    from tinyclf.jobs.request import TrainingRequest
 
 SHOWN_STEPS = 10  # of the losses, spread over the run
 
 
 def deploy_training(
-    request: Request,
-    settings: dict[str, Any],
+    request: TrainingRequest,
     project: Path,
     *,
     cores: int | None,
@@ -27,19 +26,20 @@ def deploy_training(
     resume: bool,
     upstream: Upstream | None,
 ) -> None:
-    """Emit a training run, and with `run_it` build, run and compare it; `settings` are those of RunSettings."""
+    """Emit a training run, and with `run_it` build, run and compare it."""
     from math import isfinite
 
     from tinyclf.base.errors import BadInput, CheckFailed
     from tinyclf.cli.deploy_kernels import show_slow_calls
     from tinyclf.cli.deploy_upstream import show_linkage
+    from tinyclf.device.memory.samples import kept_features
     from tinyclf.device.run.training import emit_training, execute_training
-    from tinyclf.jobs.training import RunSettings, make_training_job
+    from tinyclf.jobs.training import make_training_job
 
     _refuse_steps()
     if resume and not run_it:
         raise BadInput("--resume goes on with a run: add --execute")
-    job = make_training_job(request, RunSettings(**settings))
+    job = make_training_job(request)
     program = emit_training(job, request.target, project, num_cores=cores, resume=resume, upstream=upstream)
     num_train, num_test = len(job.samples.train_labels), len(job.samples.test_labels)
     click.echo(
@@ -48,7 +48,7 @@ def deploy_training(
     )
     show_linkage(program)
     show_slow_calls(program)
-    features = job.features
+    features = kept_features(program.source)
     if features:
         num = len(features.tensors)
         what = "1 tensor" if num == 1 else f"{num} tensors"
@@ -61,7 +61,7 @@ def deploy_training(
     click.echo("building and running it ...")
     variables = [f"NUM_CORES={cores}"] if cores else []
     report = execute_training(
-        job, request.target, project, *variables, on_end=lambda: click.echo("the same run in PyTorch ...")
+        job, program, request.target, project, *variables, on_end=lambda: click.echo("the same run in PyTorch ...")
     )
     click.echo("\n".join(report_lines(report)))
     click.echo(f"every figure: {project / 'report.json'}; weights: {project / 'weights.bin'}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tinyclf.cli.memory_budget import print_budget
+from tinyclf.cli.memory_request import memory_request
 from tinyclf.cli.memory_tables import compare_lines, linked_lines, memory_lines, region_lines
 from tinyclf.cli.options import TargetName, cores_option, l1_option, update_options, variant_options
 from tinyclf.cli.program import FILE, main
@@ -18,8 +19,8 @@ from tinyclf.recipe.update_options import UpdateOptions
 
 if TYPE_CHECKING:
     from tinyclf.device.footprint.regions import RegionUse
-    from tinyclf.jobs.memory import Need
-from tinyclf.cli.memory_asked import Asked, _asked
+    from tinyclf.device.run.step import PlannedStep
+    from tinyclf.jobs.memory import MemoryRequest, TrainingMemory
 
 
 @main.command()
@@ -83,154 +84,148 @@ def memory(
       tinyclf memory --size 96 --target pulp --budget 1MiB --bias-only --optimizer adam
       tinyclf memory --variant LP --arch fdmobilenet_wd4 --size 96 --plot memory.png
     """
-    asked = _asked(**options)
+    update = UpdateOptions(**{f.name: options.pop(f.name) for f in fields(UpdateOptions)})
+    what = {name: options.pop(name) for name in ("variant", "k", "layers", "bias_only", "train_channels")}
+    request = memory_request(update=update, what=what, **options)
     if budget is not None:
-        print_budget(budget, asked, as_json=as_json)
+        print_budget(budget, request, as_json=as_json)
         return
-    need, linked, rows = _answers(asked, build_it=build_it, compare=compare)
-    regions = _regions(need, asked)
-    title = f"{need.arch} {asked.variant.label}, {asked.size}x{asked.size}, {asked.num_classes} classes"
-    files = _write_files(need, title, csv_file=csv_file, plot_file=plot_file)
+    needed, linked, rows = _answers(request, update, build_it=build_it, compare=compare)
+    regions = _regions(needed.step)
+    title = f"{request.net} {request.variant.label}, {request.size}x{request.size}, {request.num_classes} classes"
+    files = _write_files(needed.step, title, csv_file=csv_file, plot_file=plot_file)
     if as_json:
-        click.echo(json.dumps(_json(need, asked, regions, linked, rows), indent=1))
+        click.echo(json.dumps(_json(request, needed, regions, linked, rows), indent=1))
         return
     click.echo(f"{title}: one training step on one sample, float32")
-    tables = [memory_lines(need), region_lines(regions), linked_lines(linked)]
-    tables.append(compare_lines(rows, is_plain=asked.rule.is_plain))
+    tables = [memory_lines(needed), region_lines(regions), linked_lines(linked)]
+    tables.append(compare_lines(rows, is_plain=request.rule.is_plain))
     click.echo("\n".join(line for lines in tables for line in lines))
     click.echo(
-        f"\nThe net has {need.num_parameters:,} parameters, {need.num_folded:,} once BatchNorm is folded into biases."
+        f"\nThe net has {needed.num_parameters:,} parameters, {needed.num_folded:,} once BatchNorm is folded into "
+        "biases."
     )
     for file in files:
         click.echo(f"wrote {file}")
 
 
 def _answers(
-    asked: Asked, *, build_it: bool, compare: bool
-) -> tuple[Need, tuple[RegionUse, ...], list[dict[str, Any]]]:
+    request: MemoryRequest, update: UpdateOptions, *, build_it: bool, compare: bool
+) -> tuple[TrainingMemory, tuple[RegionUse, ...], list[dict[str, Any]]]:
     """Return what the step needs, what the linker placed if it is to be built, and the rows of the comparison."""
     from tinyclf.base.errors import BadInput
+    from tinyclf.device.graph.traces import traced_tensors
+    from tinyclf.device.memory.samples import Streamed
     from tinyclf.jobs.memory import memory_of
 
-    if build_it and asked.target is None:
+    if build_it and request.around.target is None:
         raise BadInput("--build needs --target")
-    if build_it and asked.cache != "off":
+    if build_it and isinstance(request.around.samples, Streamed):
         raise BadInput("--build links single steps: leave out --cache, or see what deploy --epochs --execute says")
-    need = memory_of(
-        asked.variant,
-        arch=asked.arch,
-        size=asked.size,
-        num_classes=asked.num_classes,
-        rule=asked.rule,
-        recompute=asked.recompute,
-        setting=asked.setting,
-        cache=asked.cache,
-    )
-    return need, _linked(asked) if build_it else (), _compared(need, asked) if compare else []
+    if build_it and request.around.samples.num < 1:
+        raise BadInput("--build needs at least one sample")
+    needed = memory_of(request, traces=traced_tensors if build_it else None)
+    linked = _linked(request, update, needed.step) if build_it else ()
+    return needed, linked, _compared(request, needed) if compare else []
 
 
-def _regions(need: Need, asked: Asked) -> dict[str, tuple[RegionUse, ...]]:
-    """Return what each target holds; with a cache in a training run, which streams its samples."""
+def _regions(step: PlannedStep) -> dict[str, tuple[RegionUse, ...]]:
+    """Return what each target holds, or the one that is asked about; a training run streams its samples."""
     from tinyclf.device.footprint.regions import predict_regions
     from tinyclf.device.targets.target import find_targets
 
+    around = step.around
+    targets = [around.target] if around.target else find_targets().values()
     return {
-        target.name: predict_regions(
-            target,
-            need.graph,
-            need.plan,
-            num_samples=need.setting.num_samples,
-            num_cores=asked.num_cores,
-            kept_features_bytes=need.setting.kept_features_bytes,
-        )
-        for target in ([asked.target] if asked.target else find_targets().values())
+        target.name: predict_regions(target, step.graph, step.plan, samples=around.samples, num_cores=around.num_cores)
+        for target in targets
     }
 
 
-def _linked(asked: Asked) -> tuple[RegionUse, ...]:
-    from tinyclf.base.errors import BadInput
+def _linked(request: MemoryRequest, update: UpdateOptions, step: PlannedStep) -> tuple[RegionUse, ...]:
     from tinyclf.jobs.request import Request
     from tinyclf.jobs.steps import linked_memory
 
-    if asked.num_samples < 1:
-        raise BadInput("--build needs at least one sample")
-    assert asked.target is not None, "this was checked"
-    request = Request(
-        target=asked.target,
-        variant=asked.variant,
-        arch=asked.arch,
-        size=asked.size,
-        num_classes=asked.num_classes,
-        num_steps=asked.update.batch,
-        num_samples=asked.num_samples,
-        recompute=asked.recompute,
-        **{f.name: getattr(asked.update, f.name) for f in fields(UpdateOptions)},
+    assert request.around.target is not None, "this was checked"
+    deployed = Request(
+        target=request.around.target,
+        variant=request.variant,
+        arch=request.arch,
+        size=request.size,
+        num_classes=request.num_classes,
+        num_steps=update.batch,
+        num_samples=request.around.samples.num,
+        recompute=request.recompute,
+        **vars(update),
     )
-    return linked_memory(request, num_cores=asked.num_cores)
+    return linked_memory(deployed, step)
 
 
-def _compared(need: Need, asked: Asked) -> list[dict[str, Any]]:
+def _compared(request: MemoryRequest, needed: TrainingMemory) -> list[dict[str, Any]]:
     """Return for some variants, and the one that is asked about, a naive sum, upstream's figure and ours.
 
     All are with the update that is asked for, but upstream's, which has SGD on single samples only. Recomputation is
     in the last row alone.
     """
+    from dataclasses import replace
+
     from tinyclf.base.errors import BadInput
+    from tinyclf.device.run.step import ANYWHERE
     from tinyclf.jobs.memory import memory_of
     from tinyclf.recipe.variant import Variant
 
-    needs: dict[str, Need] = {}
+    own = f"{request.variant.label}{' --recompute' if needed.step.recomputed_macs else ''}"
+    found: dict[str, TrainingMemory] = {}
     for variant in (Variant("LP"), Variant("FT", 1), Variant("FT", 2), Variant("full")):
+        plain = replace(request, variant=variant, arch=request.net, around=ANYWHERE, recompute=False)
         try:
-            needs[variant.label] = memory_of(
-                variant, arch=need.arch, size=asked.size, num_classes=asked.num_classes, rule=asked.rule
-            )
+            found[variant.label] = needed if variant.label == own else memory_of(plain)
         except BadInput:  # a net of fewer blocks
             continue
-    needs.setdefault(f"{asked.variant.label}{' --recompute' if need.recomputed_macs else ''}", need)
-    return [{"variant": label, **_figures(each)} for label, each in needs.items()]
+    found.setdefault(own, needed)
+    return [{"variant": label, **_figures(each)} for label, each in found.items()]
 
 
-def _figures(need: Need) -> dict[str, int]:
+def _figures(needed: TrainingMemory) -> dict[str, int]:
     from tinyclf.device.footprint.trainlib import upstream_bytes
 
     return {
-        "naive": need.report.naive_total,
-        "pulp_trainlib": upstream_bytes(need.plain),
-        "tinyclf": need.report.total,
+        "naive": needed.sums.naive_total,
+        "pulp_trainlib": upstream_bytes(needed.step.plain),
+        "tinyclf": needed.sums.total,
     }
 
 
-def _write_files(need: Need, title: str, *, csv_file: Path | None, plot_file: Path | None) -> list[Path]:
+def _write_files(step: PlannedStep, title: str, *, csv_file: Path | None, plot_file: Path | None) -> list[Path]:
     """Write the lifetimes to the files that are named; return these."""
     from tinyclf.base.files import write_text
     from tinyclf.device.memory.view import lifetimes_csv, write_plot
 
     if csv_file:
-        write_text(csv_file, lifetimes_csv(need.graph, need.plan))
+        write_text(csv_file, lifetimes_csv(step.graph, step.plan))
     if plot_file:
-        write_plot(plot_file, need.graph, need.plan, title=title)
+        write_plot(plot_file, step.graph, step.plan, title=title)
     return [file for file in (csv_file, plot_file) if file]
 
 
 def _json(
-    need: Need,
-    asked: Asked,
+    request: MemoryRequest,
+    needed: TrainingMemory,
     regions: dict[str, tuple[RegionUse, ...]],
     linked: tuple[RegionUse, ...],
     rows: list[dict[str, Any]],
 ) -> dict[str, Any]:
     figures: dict[str, Any] = {
-        "arch": need.arch,
-        "variant": asked.variant.label,
-        "size": asked.size,
-        "classes": asked.num_classes,
-        "samples": asked.num_samples,
-        "parameters": need.num_parameters,
-        "parameters_folded": need.num_folded,
-        "macs": need.macs,
-        "recomputed_macs": need.recomputed_macs,
-        "bytes": need.report.to_dict(),
+        "arch": request.net,
+        "variant": request.variant.label,
+        "size": request.size,
+        "classes": request.num_classes,
+        "samples": request.around.samples.num,
+        "parameters": needed.num_parameters,
+        "parameters_folded": needed.num_folded,
+        "macs": needed.step.macs,
+        "recomputed_macs": needed.step.recomputed_macs,
+        "bytes": needed.sums.to_dict(),
         "regions": {name: [region.to_dict() for region in uses] for name, uses in regions.items()},
     }
     if linked:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from tinyclf.cli.memory_asked import Asked
-    from tinyclf.jobs.budget import Answer, Option
+    from tinyclf.jobs.budget import Answer, Way
+    from tinyclf.jobs.memory import MemoryRequest
 
 # What the answer says by itself, and what looks at one step.
 _APART = ("variant", "k", "layers", "recompute", "build_it", "compare", "csv_file", "plot_file")
 
 
-def print_budget(budget: str, asked: Asked, *, as_json: bool) -> None:
+def print_budget(budget: str, request: MemoryRequest, *, as_json: bool) -> None:
     """Print how much of the net can be trained in `budget` bytes.
 
     Raises:
@@ -23,28 +23,18 @@ def print_budget(budget: str, asked: Asked, *, as_json: bool) -> None:
         DoesNotFit: not even the linear layer can be trained.
     """
     from tinyclf.base.sizes import parse_bytes
-    from tinyclf.jobs.budget import Question, most_that_fits
+    from tinyclf.device.memory.samples import Streamed
+    from tinyclf.jobs.budget import most_that_fits
 
     _refuse_options()
-    question = Question(
-        arch=asked.arch or asked.variant.default_arch,
-        size=asked.size,
-        num_classes=asked.num_classes,
-        budget=parse_bytes(budget),
-        setting=asked.setting,
-        rule=asked.rule,
-        cache=asked.cache,
-        bias_only=asked.variant.bias_only,
-        channels=asked.variant.channels,
-    )
-    answer = most_that_fits(question)
+    answer = most_that_fits(request, budget=parse_bytes(budget))
     if as_json:
         click.echo(json.dumps(answer.to_dict(), indent=1))
         return
-    target = asked.target
+    target, is_streamed = request.around.target, isinstance(request.around.samples, Streamed)
     counted = f"all of {target.name} {target.regions[0].name}" if target else "without code and stacks (see --target)"
-    click.echo(f"{question.arch}, {question.size}x{question.size}, budget {answer.budget:,} bytes, {counted}:")
-    click.echo("\n".join(_lines(answer, batch=asked.update.batch, is_cached=asked.cache != "off")))
+    click.echo(f"{request.net}, {request.size}x{request.size}, budget {answer.budget:,} bytes, {counted}:")
+    click.echo("\n".join(_lines(answer, batch=request.rule.batch, is_cached=is_streamed)))
 
 
 def _refuse_options() -> None:
@@ -61,14 +51,14 @@ def _refuse_options() -> None:
 
 def _lines(answer: Answer, *, batch: int, is_cached: bool) -> list[str]:
     own = f" in batches of {batch}" if batch > 1 else ""
-    options = (
+    ways = (
         (f"most that fits{own}", answer.best),
         ("next, does not fit", answer.following),
         ("with --recompute", answer.with_recomputation),
         ("in batches of any size", answer.with_batch),
         ("in batches, with --recompute", answer.with_batch_and_recomputation),
     )
-    lines = [_line(how, option) for how, option in options if option]
+    lines = [_line(how, way) for how, way in ways if way]
     lines.append("  counted with ReLUs and sums in place, and updates where their gradient is made: the default")
     return [*lines, *_way_lines(answer, is_cached=is_cached)]
 
@@ -86,5 +76,5 @@ def _way_lines(answer: Answer, *, is_cached: bool) -> list[str]:
     return lines
 
 
-def _line(how: str, option: Option) -> str:
-    return f"  {how:<32}{option.variant:<10}{option.num_bytes:>12,} bytes{option.cost}"
+def _line(how: str, way: Way) -> str:
+    return f"  {how:<32}{way.variant:<10}{way.num_bytes:>12,} bytes{way.cost}"

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinyclf.device.footprint.regions import RegionUse
-    from tinyclf.jobs.memory import Need
+    from tinyclf.jobs.memory import TrainingMemory
 
 
 def _row(name: str, *values: int | None) -> str:
     return f"  {name:<34}" + "".join(f"{'?' if value is None else format(value, ','):>14}" for value in values)
 
 
-def memory_lines(need: Need) -> list[str]:
+def memory_lines(needed: TrainingMemory) -> list[str]:
     """Return what a step needs, whatever the target, and what a naive summary says."""
-    r = need.report
+    r, step = needed.sums, needed.step
     lines = [
         "",
         f"  {'':<34}{'bytes':>14}{'most at once':>14}",
@@ -37,9 +37,9 @@ def memory_lines(need: Need) -> list[str]:
         *([_row("state of the optimizer", r.optimizer_state)] if r.optimizer_state else []),
         _row("total", r.naive_total) + f"   {r.naive_total / r.total:.1f} times ours",
     ]
-    if need.recomputed_macs:
-        share = need.recomputed_macs / need.macs
-        lines.append(f"\n  Recomputed: {need.recomputed_macs:,} MACs more than the step's {need.macs:,} ({share:+.1%})")
+    if step.recomputed_macs:
+        share = step.recomputed_macs / step.macs
+        lines.append(f"\n  Recomputed: {step.recomputed_macs:,} MACs more than the step's {step.macs:,} ({share:+.1%})")
     return lines
 
 

@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     "device.",
 )
 @click.option(
-    "--cache",
+    "--keep-features",
     type=click.Choice(["auto", "on", "off"]),
     show_default="auto, where that is exact",
     help="Keep frozen features instead of computing them in every epoch.",

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tinyclf.base.errors import Unsupported
-from tinyclf.device.lowering.lower import training_graph
+from tinyclf.device.run.step import plan_step
 from tinyclf.recipe.variant import Variant
 from tinyclf.workstation.nets.architectures import ARCHITECTURES
 from tinyclf.workstation.nets.build import (
@@ -69,7 +69,7 @@ def _lowered(model: nn.Module, *, size: int) -> tuple[nn.Module, str]:
     try:
         freeze(model, Variant("LP"))
         model = fold_batchnorm(model)
-        training_graph(model, input_shape=(3, size, size))
+        plan_step(model, image=(3, size, size))
     except Unsupported as error:
         return model, str(error)
     return model, ""

@@ -27,7 +27,7 @@ class Request(UpdateOptions):
     """What a user asks to deploy. None: the default, which with `from_run` is the run's own.
 
     Without `from_run` the weights, samples and labels are random, from `seed`; `size` is in pixels. `num_steps` is of
-    single steps; the length of a training run is in its settings.
+    single steps.
     """
 
     target: Target
@@ -41,6 +41,16 @@ class Request(UpdateOptions):
     num_samples: int | None = None
     seed: int = 0
     recompute: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingRequest(Request):
+    """What a user asks of a training run of `num_epochs` in place of steps; `num_test` None: all test samples."""
+
+    num_epochs: int = 1
+    num_test: int | None = None
+    checkpoint_every: int = 0
+    cache: str = "off"
 
 
 def check_request(request: Request) -> None:
@@ -58,7 +68,7 @@ def check_request(request: Request) -> None:
 
 
 @dataclass(frozen=True)
-class Start:
+class LoadedRun:
     """What a run gives a deployment: its best weights, what is trained of them, its settings and its data.
 
     BatchNorm is not folded yet. `dataset` is the one that was asked for.
@@ -91,7 +101,7 @@ class Start:
         return images, split.labels[order].astype(np.int64)
 
 
-def start_of(run: Path, request: Request) -> Start:
+def load_for(run: Path, request: Request) -> LoadedRun:
     """Return what `run` gives to what is asked for.
 
     Raises:
@@ -106,4 +116,4 @@ def start_of(run: Path, request: Request) -> Start:
     dataset = open_dataset(request.data or config.data)
     check_classes(config, dataset.classes, multi_label=dataset.multi_label, run_name=run, data_name=dataset.path)
     config = replace(config, preprocessing=replace(config.preprocessing, stored=dataset.size))
-    return Start(model, variant, config, dataset)
+    return LoadedRun(model, variant, config, dataset)

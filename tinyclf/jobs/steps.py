@@ -13,13 +13,13 @@ from torch import nn
 from tinyclf.base.errors import BadInput
 from tinyclf.device.footprint.regions import RegionUse, linked_regions
 from tinyclf.device.run.job import Job
-from tinyclf.device.run.program import num_fitting_samples
-from tinyclf.device.run.steps import emit_project
+from tinyclf.device.run.program import job_program
+from tinyclf.device.run.step import PlannedStep
+from tinyclf.device.run.steps import write_steps
 from tinyclf.device.targets.elf import read_elf
 from tinyclf.device.targets.project import ELF, build
 from tinyclf.device.targets.target import l1_option, require_tools
-from tinyclf.jobs.memory import _plan
-from tinyclf.jobs.request import Request, check_request, start_of
+from tinyclf.jobs.request import Request, check_request, load_for
 from tinyclf.recipe.update_options import options_text
 from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.recipe.variant import Variant
@@ -37,13 +37,13 @@ NUM_CALIBRATION_IMAGES = 16
 
 
 # Model (BatchNorm not folded), what is trained, images (N, C, H, W), labels (N,), the command that asks for it.
-_Start = tuple[nn.Module, Variant, NDArray[np.float32], NDArray[np.int64], str]
+_Given = tuple[nn.Module, Variant, NDArray[np.float32], NDArray[np.int64], str]
 
 
-def linked_memory(request: Request, *, num_cores: int | None = None) -> tuple[RegionUse, ...]:
+def linked_memory(request: Request, step: PlannedStep) -> tuple[RegionUse, ...]:
     """Emit and build what `request` asks for in a folder of its own; return what the linker placed in each region.
 
-    `num_cores` None: the target's default.
+    `step` is what was planned for it, to be emitted.
 
     Raises:
         DoesNotFit: the target's memory is too small.
@@ -52,7 +52,8 @@ def linked_memory(request: Request, *, num_cores: int | None = None) -> tuple[Re
     require_tools(request.target)
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "project"
-        emit_project(make_job(request), request.target, project, num_cores=num_cores)
+        job = make_job(request)
+        write_steps(job_program(job, step), job, request.target, project, num_cores=step.around.num_cores)
         build(project, request.target)
         return linked_regions(request.target, read_elf(project / ELF))
 
@@ -67,7 +68,7 @@ def default_project(request: Request) -> Path:
 
 
 def make_job(request: Request) -> Job:
-    """Build the model, fold its BatchNorm, and take the samples.
+    """Build the model, fold its BatchNorm, and take the samples; where no number is asked for, the most there may be.
 
     Raises:
         BadInput: options that do not go together, or a run or dataset that cannot be read.
@@ -81,16 +82,17 @@ def make_job(request: Request) -> Job:
     rule = _rule(request, variant)
     folded = fold_batchnorm(model)
     num_classes = head_layer(folded).weight.shape[0]
-    num = _num_samples(request, folded, images, rule)
+    recompute = " --recompute" if request.recompute else ""
     return Job(
         model=folded,
-        samples=images[:num],
-        labels=np.eye(num_classes, dtype=np.float32)[labels[:num]],
+        samples=images,
+        labels=np.eye(num_classes, dtype=np.float32)[labels],
         num_steps=request.num_steps,
         rule=rule,
+        command=f"{command} --steps {request.num_steps}",
+        options=f"{options_text(rule)} --seed {request.seed}{recompute}{l1_option(request.target)}",
         recompute=request.recompute,
-        command=f"{command} --steps {request.num_steps} --samples {num}{options_text(rule)} --seed {request.seed}"
-        f"{' --recompute' if request.recompute else ''}{l1_option(request.target)}",
+        fewer_will_do=request.num_samples is None,
     )
 
 
@@ -113,17 +115,17 @@ def _check(request: Request) -> None:
         raise BadInput("--data needs --from RUN: a net with random weights is deployed on random samples")
 
 
-def _from_run(request: Request, run: Path) -> _Start:
+def _from_run(request: Request, run: Path) -> _Given:
     """Return the run's model and the first samples of its training split, shuffled by the seed."""
-    start = start_of(run, request)
-    training = start.training
+    loaded = load_for(run, request)
+    training = loaded.training
     num = request.num_samples or min(_usual_samples(request), len(training))
-    images, labels = start.take(training, num, option="--samples", seed=request.seed)
-    command = f"tinyclf deploy --target {request.target.name} --from {run.name} {start.variant.options}"
-    return start.model, start.variant, images, labels, command
+    images, labels = loaded.take(training, num, option="--samples", seed=request.seed)
+    command = f"tinyclf deploy --target {request.target.name} --from {run.name} {loaded.variant.options}"
+    return loaded.model, loaded.variant, images, labels, command
 
 
-def _random(request: Request) -> _Start:
+def _random(request: Request) -> _Given:
     """Return a net with random weights whose activations are in a natural range, random images and labels."""
     variant = request.variant or Variant("LP")
     arch, size, num_classes = request.arch or variant.default_arch, request.size or 128, request.num_classes or 2
@@ -147,15 +149,3 @@ def _random_images(rng: np.random.Generator, num: int, size: int) -> NDArray[np.
 def _usual_samples(request: Request) -> int:
     """Return how many samples there are where the user says nothing, if so many fit."""
     return min(request.num_steps, DEFAULT_SAMPLES)
-
-
-def _num_samples(request: Request, model: nn.Module, images: NDArray[np.float32], rule: UpdateRule) -> int:
-    """Return how many of `images` to link in: as asked for, else as many as fit the target."""
-    if request.num_samples or request.target.memory_bytes is None:
-        return len(images)
-    if request.recompute:
-        return 1  # whoever recomputes is short of bytes
-    _, channels, height, width = images.shape
-    graph, plan, _ = _plan(model, (channels, height, width), rule)
-    fitting = num_fitting_samples(graph, plan, request.target)
-    return min(len(images), max(fitting, 1))  # that one fits is checked later

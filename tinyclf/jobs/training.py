@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from tinyclf.device.run.files import Samples, WeightsHeader, number_of, read_wei
 from tinyclf.device.run.job import TrainingJob
 from tinyclf.device.run.training import net_number, require_file
 from tinyclf.device.targets.target import l1_option
-from tinyclf.jobs.request import MOST_64_BITS, Request, check_request, start_of
+from tinyclf.jobs.request import MOST_64_BITS, TrainingRequest, check_request, load_for
 from tinyclf.recipe.update_options import options_text
 from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.recipe.variant import Variant
@@ -34,17 +34,7 @@ from tinyclf.workstation.runs.directory import (
 MOST_EPOCHS = 2**31 - 1  # with at most 2^32 - 1 samples each, steps are counted in 64 bits
 
 
-@dataclass(frozen=True)
-class RunSettings:
-    """What a user asks of a training run beside its `Request`; `num_test` None: all test samples."""
-
-    num_epochs: int
-    num_test: int | None
-    checkpoint_every: int
-    cache: str
-
-
-def make_training_job(request: Request, settings: RunSettings) -> TrainingJob:
+def make_training_job(request: TrainingRequest) -> TrainingJob:
     """Load the run, fold its BatchNorm, and take the samples, by default all.
 
     Raises:
@@ -52,66 +42,64 @@ def make_training_job(request: Request, settings: RunSettings) -> TrainingJob:
         DoesNotFit: the samples make a file that the target cannot read.
         Unsupported: the run was trained on several labels per image.
     """
-    _check(request, settings)
+    _check(request)
     run = request.from_run
     if run is None:
         raise BadInput("--epochs needs --from RUN: a training run starts from a trained net")
-    start = start_of(run, request)
-    size = start.config.preprocessing.size
-    training, test = start.training, start.dataset.split("test")
+    loaded = load_for(run, request)
+    size = loaded.config.preprocessing.size
+    training, test = loaded.training, loaded.dataset.split("test")
     num_train, num_test = (
         len(split) if num is None else min(num, len(split))
-        for split, num in ((training, request.num_samples), (test, settings.num_test))
+        for split, num in ((training, request.num_samples), (test, request.num_test))
     )
     require_file(request.target, num_train=num_train, num_test=num_test, shape=(3, size, size))
     samples = Samples(
-        *start.take(training, request.num_samples, option="--samples", seed=request.seed),
-        *start.take(test, settings.num_test, option="--test-samples", seed=request.seed),
+        *loaded.take(training, request.num_samples, option="--samples", seed=request.seed),
+        *loaded.take(test, request.num_test, option="--test-samples", seed=request.seed),
     )
-    rule = _rule(request, settings, start.variant, num_train)
+    rule = _rule(request, loaded.variant, num_train)
     return TrainingJob(
-        model=fold_batchnorm(start.model),
-        variant=start.variant,
+        model=fold_batchnorm(loaded.model),
+        variant=loaded.variant,
         samples=samples,
-        num_classes=start.config.num_classes,
-        num_epochs=settings.num_epochs,
-        checkpoint_every=settings.checkpoint_every,
+        num_classes=loaded.config.num_classes,
+        num_epochs=request.num_epochs,
+        checkpoint_every=request.checkpoint_every,
         rule=rule,
         seed=request.seed,
         source=source_number(run),
-        cache=settings.cache,
+        cache=request.cache,
         recompute=request.recompute,
-        command=_command(request, settings, run, start.variant, samples, rule),
+        command=_command(request, run, loaded.variant, samples, rule),
     )
 
 
-def _check(request: Request, settings: RunSettings) -> None:
-    if not 1 <= settings.num_epochs <= MOST_EPOCHS:
+def _check(request: TrainingRequest) -> None:
+    if not 1 <= request.num_epochs <= MOST_EPOCHS:
         raise BadInput("--epochs must be in 1 .. 2^31 - 1")
-    if (settings.num_test is not None and settings.num_test < 0) or settings.checkpoint_every < 0:
+    if (request.num_test is not None and request.num_test < 0) or request.checkpoint_every < 0:
         raise BadInput("--test-samples and --checkpoint-every must be at least 0")
-    if settings.checkpoint_every > MOST_64_BITS:
+    if request.checkpoint_every > MOST_64_BITS:
         raise BadInput("--checkpoint-every must be at most 2^64 - 1")
     check_request(request)
     # Before anything is read: all that does not depend on the dataset. A run of all its samples is judged later.
-    _rule(request, settings, request.variant or Variant("LP"), request.num_samples or max(request.batch, 1))
+    _rule(request, request.variant or Variant("LP"), request.num_samples or max(request.batch, 1))
 
 
-def _rule(request: Request, settings: RunSettings, variant: Variant, num_train: int) -> UpdateRule:
+def _rule(request: TrainingRequest, variant: Variant, num_train: int) -> UpdateRule:
     return request.rule(
         reaches_everything=variant.reaches_everything,
-        num_samples=settings.num_epochs * num_train,
-        asked=f"{settings.num_epochs} epochs of {num_train} samples",
+        num_samples=request.num_epochs * num_train,
+        asked=f"{request.num_epochs} epochs of {num_train} samples",
     )
 
 
-def _command(
-    request: Request, settings: RunSettings, run: Path, variant: Variant, samples: Samples, rule: UpdateRule
-) -> str:
+def _command(request: TrainingRequest, run: Path, variant: Variant, samples: Samples, rule: UpdateRule) -> str:
     return (
         f"tinyclf deploy --target {request.target.name} --from {run.name} {variant.options} "
         f"--samples {len(samples.train_labels)} --test-samples {len(samples.test_labels)} "
-        f"--epochs {settings.num_epochs} --checkpoint-every {settings.checkpoint_every} --cache {settings.cache}"
+        f"--epochs {request.num_epochs} --checkpoint-every {request.checkpoint_every} --cache {request.cache}"
         f"{options_text(rule)} --seed {request.seed}{' --recompute' if request.recompute else ''}"
         f"{l1_option(request.target)}"
     )
@@ -141,14 +129,9 @@ def load_device_weights(run: Path, file: Path) -> tuple[nn.Module, RunConfig]:
     with torch.no_grad():
         for name, value in values.items():
             parameters[name][: len(value)].copy_(torch.from_numpy(value.copy()))
-    trained = header.trained
     options = replace(
         config.train,
-        variant=trained.name,
-        k=trained.k,
-        layers=trained.layers,
-        bias_only=trained.bias_only,
-        train_channels=trained.fractions,
+        variant=header.trained,
         bn="folded",
         from_run=run.absolute(),
         weights=None,

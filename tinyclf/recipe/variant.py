@@ -7,6 +7,7 @@ import shlex
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tinyclf.base.errors import BadInput
 
@@ -20,12 +21,14 @@ VARIANTS = {
     "layers": True,  # the layers that globs name
 }
 LONGEST_SLUG = 60
+USUAL_K = 2
 
 
 @dataclass(frozen=True)
 class Variant:
     """What is trained: a name of `VARIANTS`, for FT the number of blocks `k`, and what narrows that.
 
+    Where `k` means nothing it is `USUAL_K`, whatever was given: `Variant("LP", 0) == Variant("LP")`.
     `layers` are names or globs of modules, for the variant "layers" alone: each stands for the layers with weights in
     the modules that it matches ("output", "features.stage4.*"). A BatchNorm goes with the convolution before it.
     `bias_only` leaves of that the biases, the head's too. `channels` are pairs of a glob and a fraction in (0, 1]: of
@@ -34,7 +37,7 @@ class Variant:
     """
 
     name: str
-    k: int = 2
+    k: int = USUAL_K
     layers: tuple[str, ...] = ()
     bias_only: bool = False
     channels: tuple[tuple[str, float], ...] = ()
@@ -56,6 +59,11 @@ class Variant:
         for glob, fraction in self.channels:
             if not 0 < fraction <= 1:
                 raise BadInput(f"--train-channels {glob}={fraction:g}: the fraction must be above 0 and at most 1")
+        for glob in (*self.layers, *(glob for glob, _ in self.channels)):
+            if not glob or re.search(r"[\s,]", glob):
+                raise BadInput(f"'{glob}' names no layer: names and globs have no spaces and no commas")
+        if self.name != "FT":
+            object.__setattr__(self, "k", USUAL_K)
 
     @property
     def is_narrowed(self) -> bool:
@@ -122,6 +130,43 @@ class Variant:
     def default_arch(self) -> str:
         """Return the architecture that is built when the user names none."""
         return "fdmobilenet_wd4" if self.name == "FD" else "mobilenet_wd4"
+
+
+_LABEL = re.compile(
+    r"(?P<name>\S+)( K=(?P<k>-?\d+))?( (?P<layers>(?<=layers )\S+))?(?P<bias> bias-only)?( channels (?P<channels>\S+))?"
+)
+
+
+def label_fields(text: str) -> dict[str, Any]:
+    """Return the fields of the variant that has the label `text`; those that it does not name are left out.
+
+    A bare name, such as "FT" or "layers", is a label too: the rest may be said elsewhere.
+
+    Raises:
+        BadInput: it is no label.
+    """
+    found = _LABEL.fullmatch(" ".join(text.split()))
+    if not found or (found["name"] not in VARIANTS):
+        raise BadInput(f"unknown variant '{text}': choose one of {', '.join(VARIANTS)}")
+    fields: dict[str, Any] = {"name": found["name"]}
+    if found["k"]:
+        fields["k"] = int(found["k"])
+    if found["layers"]:
+        fields["layers"] = tuple(found["layers"].split(","))
+    if found["bias"]:
+        fields["bias_only"] = True
+    if found["channels"]:
+        fields["channels"] = parse_fractions(found["channels"].split(","))
+    return fields
+
+
+def parse_variant(label: str) -> Variant:
+    """Return the variant that has this label, for instance "FT K=2" or "layers output bias-only".
+
+    Raises:
+        BadInput: there is none.
+    """
+    return Variant(**label_fields(label))
 
 
 def parse_fractions(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:

@@ -15,10 +15,10 @@ struct tcl_pad_args {
     float value;
 };
 
-/* output.data = input.data in the middle, and value around it. Forks. */
+/* output.data = input.data in the middle, and value around it. Called on every core. */
 void tcl_pad_fp32_fw_cl(void *tcl_pad_args);
 
-/* input.diff = the middle of output.diff. Forks. */
+/* input.diff = the middle of output.diff. Called on every core. */
 void tcl_pad_fp32_bw_cl(void *tcl_pad_args);
 
 #endif

@@ -62,6 +62,7 @@ struct tcl_layer {
     float learning_rate, weight_decay; /* of plain SGD in the same operation */
     struct tcl_rule const *rule;       /* of all other updates */
     float slope;                       /* of leaky ReLU */
+    float value;                       /* of padding */
     uint16_t in_height, in_width, out_height, out_width;
     uint16_t kernel_height, kernel_width, stride_h, stride_w;
     uint8_t pad_top, pad_left;
@@ -125,6 +126,9 @@ void tcl_tile_conv_ig(struct tcl_tile const *tile);
 void tcl_tile_conv_wg(struct tcl_tile const *tile);
 void tcl_tile_conv3_fw(struct tcl_tile const *tile);
 void tcl_tile_conv3_wg(struct tcl_tile const *tile);
+void tcl_tile_group_fw(struct tcl_tile const *tile);
+void tcl_tile_group_ig(struct tcl_tile const *tile);
+void tcl_tile_group_wg(struct tcl_tile const *tile);
 void tcl_tile_bias_wg(struct tcl_tile const *tile);
 void tcl_tile_avgpool_fw(struct tcl_tile const *tile);
 void tcl_tile_avgpool_bw(struct tcl_tile const *tile);
@@ -134,6 +138,10 @@ void tcl_tile_globalpool_fw(struct tcl_tile const *tile);
 void tcl_tile_globalpool_bw(struct tcl_tile const *tile);
 void tcl_tile_maxpool_fw(struct tcl_tile const *tile);
 void tcl_tile_maxpool_bw(struct tcl_tile const *tile);
+void tcl_tile_pad_fw(struct tcl_tile const *tile);
+void tcl_tile_pad_bw(struct tcl_tile const *tile);
+void tcl_tile_move(struct tcl_tile const *tile);
+void tcl_tile_fill(struct tcl_tile const *tile);
 void tcl_tile_add(struct tcl_tile const *tile);
 void tcl_tile_relu_fw(struct tcl_tile const *tile);
 void tcl_tile_relu_bw(struct tcl_tile const *tile);

@@ -334,7 +334,7 @@ def test_a_net_trains_as_in_pytorch(
 def test_a_training_run_is_pytorchs(target: Target, checkout: Upstream, cache: str, tmp_path: Path) -> None:
     job = test_device_run._job(cache=cache)
     program = emit_training(job, target, tmp_path / "project", upstream=checkout)
-    report = execute_training(job, target, tmp_path / "project")
+    report = execute_training(job, program, target, tmp_path / "project")
     assert report.passed, report.checks
     assert program.linkage is not None
     assert "pulp_conv_pw_fp32_fw_cl: upstream" in summary(program.linkage)

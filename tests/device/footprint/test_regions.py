@@ -18,16 +18,18 @@ from tinyclf.device.emit.program import Program
 from tinyclf.device.emit.project import emit
 from tinyclf.device.footprint.regions import RegionUse, linked_regions, predict_regions
 from tinyclf.device.memory.kept_features import feature_memory
+from tinyclf.device.memory.plan import Placed
+from tinyclf.device.memory.samples import Linked
 from tinyclf.device.run.files import Samples
 from tinyclf.device.run.job import Job, TrainingJob
 from tinyclf.device.run.program import make_program, program_regions, require_fit
 from tinyclf.device.run.project import write_project
+from tinyclf.device.run.step import target_tiles
 from tinyclf.device.run.steps import emit_project
 from tinyclf.device.run.training import make_training_program
 from tinyclf.device.targets.elf import Elf, read_elf
 from tinyclf.device.targets.project import ELF
 from tinyclf.device.targets.target import Target, find_target, with_l1
-from tinyclf.device.tiles.planner import target_tiles
 from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.recipe.variant import Variant
 from tinyclf.workstation.nets.build import build_model, fold_batchnorm, freeze
@@ -70,19 +72,11 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _program(job: Job, target: Target) -> Program:
     """Return the program of a job for a target; one that recomputes does so as much as it can."""
     program = make_program(job)
-    return replace(program, tiles=target_tiles(program.graph, program.plan, target, traced=program.traced))
+    return replace(program, tiles=target_tiles(Placed(program.graph, program.plan), target, traced=program.traced))
 
 
 def _predicted(program: Program, target: Target, num_cores: int | None) -> tuple[RegionUse, ...]:
-    training = program.training
-    return predict_regions(
-        target,
-        program.graph,
-        program.plan,
-        num_samples=None if program.samples is None else len(program.samples),
-        num_cores=num_cores,
-        kept_features_bytes=training.features.num_bytes if training and training.features else 0,
-    )
+    return predict_regions(target, program.graph, program.plan, samples=program.source, num_cores=num_cores)
 
 
 def _check(program: Program, target: Target, elf: Elf, *, num_cores: int | None = None) -> None:
@@ -214,13 +208,13 @@ def test_a_file_that_is_no_elf_or_is_cut_is_refused(tmp_path: Path) -> None:
 
 def test_regions_of_pulp_are_l2_and_l1() -> None:
     program = make_program(_job("dscnn", Variant("LP"), size=32))
-    l2, l1 = predict_regions(find_target("pulp"), program.graph, program.plan, num_samples=2)
+    l2, l1 = predict_regions(find_target("pulp"), program.graph, program.plan, samples=Linked(2))
     assert (l2.name, l1.name) == ("L2", "L1")
     assert l1.parts == (("tiles", 48 * 1024), ("stack", 8 * 2048))
-    one = predict_regions(find_target("pulp"), program.graph, program.plan, num_samples=1, num_cores=1)
+    one = predict_regions(find_target("pulp"), program.graph, program.plan, samples=Linked(1), num_cores=1)
     assert l2.total - one[0].total == 3 * 32 * 32 * 4 + 8
     assert one[1].total == 48 * 1024 + 2048
-    off = predict_regions(with_l1(find_target("pulp"), "off"), program.graph, program.plan, num_samples=1)
+    off = predict_regions(with_l1(find_target("pulp"), "off"), program.graph, program.plan, samples=Linked(1))
     assert off[1].parts == (("stack", 8 * 2048),)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.kit.targets import on_targets
+from tests.kit.targets import COSTS, on_targets
 from tinyclf.device import targets
 from tinyclf.device.emit.program import Program
 from tinyclf.device.emit.project import emit
@@ -22,6 +22,7 @@ from tinyclf.device.memory.plan import MemoryPlan
 from tinyclf.device.memory.planner import plan_memory
 from tinyclf.device.reference.steps import relative_error
 from tinyclf.device.run.project import write_project
+from tinyclf.device.targets.costs import Costs
 from tinyclf.device.targets.target import Target
 from tinyclf.device.tiles.choose import Choice, Work, choose
 from tinyclf.device.tiles.plan import STATE_BYTES, Op, TilePlan
@@ -157,13 +158,13 @@ def _tiles(graph: Graph, plan: MemoryPlan, traced: frozenset[str]) -> TilePlan:
     calls = tuple(replace(c, writes=tuple(name for name in c.writes if name != "arena")) for c in graph.calls)
     sizes = (*range(128, 1024, 128), *range(1024, L1_BYTES, 512))
 
-    def smallest(work: Work, num_bytes: int, _tuned: Choice | None) -> Op | None:
-        return next(filter(None, (choose(work, size) for size in sizes if size <= num_bytes)), None)
+    def smallest(work: Work, num_bytes: int, costs: Costs, _tuned: Choice | None) -> Op | None:
+        return next(filter(None, (choose(work, size, costs) for size in sizes if size <= num_bytes)), None)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tinyclf.device.tiles.planner.choose", smallest)
         tiles = plan_tiles(
-            replace(graph, calls=calls), plan, l1_bytes=L1_BYTES + STATE_BYTES, traced=traced - {"arena"}
+            replace(graph, calls=calls), plan, costs=COSTS, l1_bytes=L1_BYTES + STATE_BYTES, traced=traced - {"arena"}
         )
     assert {op.body for op in tiles.ops if op.num_tiles > 1} == {op.body for op in tiles.ops if op.body}
     return tiles

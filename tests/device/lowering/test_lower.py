@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.kit.steps import training_graph
 from tinyclf.base.errors import BadInput, Unsupported
 from tinyclf.device.graph.ir import Call, Graph, Phase, Role, Tensor, check
-from tinyclf.device.lowering.lower import training_graph
 from tinyclf.device.lowering.tracing import as_module_calls
 from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.recipe.variant import Variant

@@ -11,13 +11,14 @@ import pytest
 from torch import nn
 
 from tests.kit.paths import LIBRARY
+from tests.kit.steps import training_graph
 from tinyclf.base.errors import BadInput, DoesNotFit
-from tinyclf.device.footprint.fitting import Setting, bytes_needed, fitted, least_bytes, recomputed_within
+from tinyclf.device.footprint.fitting import Surroundings, bytes_needed, fitted, least_bytes, recomputed_within
 from tinyclf.device.graph.ir import Graph, Phase
-from tinyclf.device.lowering.lower import training_graph
 from tinyclf.device.memory.kept_features import FeatureMemory, KeptTensor, feature_memory
 from tinyclf.device.memory.placement import lifetimes, max_live
-from tinyclf.device.memory.planner import plan_memory
+from tinyclf.device.memory.planner import placed
+from tinyclf.device.memory.samples import Streamed
 from tinyclf.device.targets.target import find_target
 from tinyclf.recipe.variant import Variant
 from tinyclf.workstation.nets.build import build_model, fold_batchnorm, freeze
@@ -68,7 +69,7 @@ def test_recomputation_repeats_nothing_before_the_cut(arch: str, k: int, size: i
     graph = _graph(arch, Variant("FT", k=k), size)
     memory = feature_memory(graph, kind="fp32", num_samples=20)
     assert memory is not None
-    recomputed = fitted(graph, Setting().keeping(memory))
+    recomputed = fitted(placed(graph), Surroundings(samples=Streamed(20, "fp32", memory))).graph
     assert len(recomputed.calls) > len(graph.calls), "nothing is repeated"
     assert recomputed.calls[: memory.num_frozen_calls] == graph.calls[: memory.num_frozen_calls]
     _check_reads(recomputed, memory)
@@ -80,19 +81,17 @@ def test_kept_features_count_in_what_recomputation_has_to_fit() -> None:
     graph = _graph("mobilenet_wd4", Variant("FT", k=11), 96)
     memory = feature_memory(graph, kind="fp32", num_samples=1)
     assert memory is not None
-    setting = Setting(pulp).keeping(memory)
-    plain = bytes_needed(graph, plan_memory(graph), setting)
-    least, _ = least_bytes(graph, setting)
-    budget = (plain + least) // 2
-    found = recomputed_within(graph, budget, setting)
+    step, around = placed(graph), Surroundings(pulp, Streamed(1, "fp32", memory))
+    budget = (bytes_needed(step, around) + least_bytes(step, around)) // 2
+    found = recomputed_within(step, budget, around)
     assert found is not None
-    needed = bytes_needed(found, plan_memory(found), setting)
-    without = bytes_needed(found, plan_memory(found), Setting(pulp).keeping(None))
+    needed = bytes_needed(found, around)
+    without = bytes_needed(found, Surroundings(pulp, Streamed(1)))
     assert needed - without == memory.num_bytes
     assert needed <= budget
     many = replace(memory, num_samples=100)
     with pytest.raises(DoesNotFit, match=r"of them [\d,]+ for kept features, .*: try fewer --samples, no --cache or"):
-        fitted(graph, setting.keeping(many))
+        fitted(step, Surroundings(pulp, Streamed(100, "fp32", many)))
 
 
 def test_refusals() -> None:

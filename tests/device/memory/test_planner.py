@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from tests.kit.random_nets import RandomNet
+from tests.kit.steps import training_graph
 from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT
 from tinyclf.device.graph.ir import Call, Graph, Node, Phase, Role, Tensor
-from tinyclf.device.lowering.lower import training_graph
 from tinyclf.device.memory.check import check_plan
 from tinyclf.device.memory.placement import lifetimes, max_live
 from tinyclf.device.memory.planner import plan_memory
-from tinyclf.device.memory.report import report
+from tinyclf.device.memory.sums import summed
 from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.recipe.variant import Variant
 from tinyclf.workstation.nets.build import blocks, build_model, fold_batchnorm, freeze, num_parameters
@@ -126,7 +126,7 @@ def test_parameter_counts_are_the_folded_nets() -> None:
 def test_report_adds_up() -> None:
     graph = _graph(variant=Variant("FT", 2))
     plan = plan_memory(graph)
-    figures = report(graph, plan)
+    figures = summed(graph, plan)
     assert figures.parameters_frozen + figures.parameters_trained == 210_850 * 4
     at_peak = figures.activations_at_peak + figures.gradients_at_peak + figures.buffers_at_peak
     assert at_peak == figures.max_live == plan.max_live

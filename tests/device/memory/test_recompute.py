@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.kit.steps import training_graph
 from tests.kit.targets import on_targets
 from tinyclf.device import targets
 from tinyclf.device.emit.program import Program
@@ -16,7 +17,6 @@ from tinyclf.device.emit.project import emit
 from tinyclf.device.graph.ir import Call, Graph, Phase
 from tinyclf.device.graph.macs import num_macs
 from tinyclf.device.graph.traces import traced_tensors
-from tinyclf.device.lowering.lower import training_graph
 from tinyclf.device.memory.check import check_plan
 from tinyclf.device.memory.placement import lifetimes, max_live
 from tinyclf.device.memory.planner import plan_memory

@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import nn
 
+from tests.kit.steps import training_graph
 from tests.kit.targets import on_targets
 from tinyclf.device import targets
 from tinyclf.device.emit.program import Program
 from tinyclf.device.emit.project import emit
 from tinyclf.device.graph.ir import Graph, Role, check
 from tinyclf.device.graph.traces import traced_tensors
-from tinyclf.device.lowering.lower import training_graph
+from tinyclf.device.lowering import lower
 from tinyclf.device.memory.planner import plan_memory
-from tinyclf.device.memory.rows import _cut, _pairs, fuse_updates
+from tinyclf.device.memory.rows import _cut, _pairs, cut_rows
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.project import write_project
 from tinyclf.device.run.steps import emit_project, execute
@@ -81,7 +82,7 @@ def test_where_it_saves_nothing_nothing_is_cut() -> None:
     model = build_model("mobilenet_wd4", num_classes=2, size=128)
     freeze(model, Variant("FT", 2))
     graph = training_graph(fold_batchnorm(model), input_shape=(3, 128, 128), rule=UpdateRule(0.01))
-    assert fuse_updates(graph) is graph
+    assert cut_rows(graph).graph is graph
     assert not any(t.part_of for t in graph.tensors)
 
 
@@ -112,14 +113,11 @@ def _run(graph: Graph, model: nn.Module, target: Target, project: Path) -> list[
 @on_targets()
 @pytest.mark.parametrize("part", [False, True], ids=["whole", "in part"])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_blocks_give_the_same_bits(
-    target: Target, rule: UpdateRule, part: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tinyclf.device.lowering.lower.fuse_updates", lambda graph: graph)
+def test_blocks_give_the_same_bits(target: Target, rule: UpdateRule, part: bool, tmp_path: Path) -> None:
     if target.name != "host" and rule is RULES["momentum"]:
         rule = UpdateRule(0.05, momentum=0.9, schedule="cosine", num_updates=3)
     model = _net(part=part)
-    graph = training_graph(model, input_shape=(3, 5, 5), rule=rule)
+    graph = lower.training_graph(model, input_shape=(3, 5, 5), rule=rule)
     cut = _cut_everywhere(graph)
     blocks = [t for t in cut.tensors if t.part_of]
     assert len(blocks) > 8

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.kit.targets import on_targets
+from tests.kit.targets import COSTS, on_targets
 from tinyclf.device import targets
 from tinyclf.device.emit.program import Program
 from tinyclf.device.emit.project import emit
@@ -72,7 +72,7 @@ def _run(target: Target, project: Path, *variables: str, l1_bytes: int | None = 
     graph, samples = _graph(), _samples()
     plan = plan_memory(graph)
     traced = frozenset(name for call in graph.calls for name in call.writes)
-    tiles = plan_tiles(graph, plan, l1_bytes=l1_bytes, traced=traced) if l1_bytes else None
+    tiles = plan_tiles(graph, plan, costs=COSTS, l1_bytes=l1_bytes, traced=traced) if l1_bytes else None
     assert tiles is None or [op.body is None for op in tiles.ops] == [True, True, False, True]
     program = Program(graph, plan, {}, samples, None, len(samples), traced, tiles=tiles)
     write_project(emit(program, target=target, num_cores=target.num_cores, command="tests"), project)

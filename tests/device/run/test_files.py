@@ -37,6 +37,7 @@ from tinyclf.device.run.training import net_number
 from tinyclf.device.targets.elf import read_elf
 from tinyclf.device.targets.results import read_results
 from tinyclf.jobs.training import _check_belongs
+from tinyclf.recipe.variant import Variant
 
 FUZZ = ROOT / "tests" / "library" / "fuzz"
 SEEDS = sorted((FUZZ / "seeds").iterdir())
@@ -122,7 +123,7 @@ def test_the_samples_file_is_as_documented(tmp_path: Path, monkeypatch: pytest.M
 
 def _weights() -> bytes:
     tensors = (TrainedTensor("a.weight", (2, 3), 0), TrainedTensor("a.bias", (2,), 32))
-    header = WeightsHeader(net=5, source=6, variant="FT", k=1, tensors=tensors, num_bytes=48)
+    header = WeightsHeader(net=5, source=6, trained=Variant("FT", 1), tensors=tensors, num_bytes=48)
     content = header.to_bytes() + np.arange(12, dtype="<f4").tobytes()
     return content + struct.pack("<I", zlib.crc32(content))
 
@@ -130,7 +131,7 @@ def _weights() -> bytes:
 def test_weights_come_back(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(_weights())
     header, values = read_weights(tmp_path / "w")
-    assert (header.net, header.source, header.variant, header.k) == (5, 6, "FT", 1)
+    assert (header.net, header.source, header.trained) == (5, 6, Variant("FT", 1))
     np.testing.assert_array_equal(values["a.weight"], [[0, 1, 2], [3, 4, 5]])
     np.testing.assert_array_equal(values["a.bias"], [8, 9])
 
@@ -207,7 +208,8 @@ def test_weights_with_any_description_are_read_or_refused_in_one_line(
     seed = 31
     rng = np.random.default_rng(seed)
     tensors = (TrainedTensor("a.weight", (2, 3), 0), TrainedTensor("a.bias", (2,), 32))
-    header = WeightsHeader(net_number(_net()), 6, "layers", 1, tensors, 48, ("a*",), True, (("a", 0.5),))
+    trained = Variant("layers", 1, ("a*",), True, (("a", 0.5),))
+    header = WeightsHeader(net_number(_net()), 6, trained, tensors, 48)
     about = json.loads(header.to_bytes()[16:])
     texts = [_with(about, place, weird) for place in _places(about) for weird in _WEIRD]
     whole = json.dumps(about)
@@ -236,7 +238,7 @@ def test_weights_with_any_description_are_read_or_refused_in_one_line(
 def test_weights_that_lack_a_trained_tensor_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tinyclf.jobs.training.source_number", lambda run: 6)
     tensors = (TrainedTensor("a.weight", (2, 3), 0), TrainedTensor("a.bias", (2,), 32))
-    header = WeightsHeader(net_number(_net()), 6, "LP", 1, tensors, 48)
+    header = WeightsHeader(net_number(_net()), 6, Variant("LP"), tensors, 48)
     _check_belongs(header, _net(), run=tmp_path, file=tmp_path)
     for wrong in (tensors[:1], (*tensors, TrainedTensor("b", (1,), 0)), (tensors[0], TrainedTensor("a.bias", (), 32))):
         with pytest.raises(BadInput, match="weights of another net"):

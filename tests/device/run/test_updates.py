@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tests.kit.paths import LIBRARY
+from tests.kit.steps import training_graph
 from tests.kit.targets import on_targets
 from tinyclf.device import targets
 from tinyclf.device.emit.program import Program
@@ -19,12 +20,11 @@ from tinyclf.device.emit.project import emit
 from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT, aligned
 from tinyclf.device.graph.ir import PERSISTENT, Graph, Phase, Role, Tensor, check, gradient_name
 from tinyclf.device.lowering.layers import Lowered
-from tinyclf.device.lowering.lower import training_graph
 from tinyclf.device.lowering.updates import NUM_NORM_BLOCKS, Updates
 from tinyclf.device.memory.check import check_plan
 from tinyclf.device.memory.placement import Placement
 from tinyclf.device.memory.planner import plan_memory
-from tinyclf.device.memory.report import report
+from tinyclf.device.memory.sums import summed
 from tinyclf.device.reference.steps import TorchUpdate, relative_error, training_steps
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.program import make_program
@@ -335,7 +335,7 @@ def _graph(rule: UpdateRule) -> Graph:
 def test_each_rule_costs_only_what_it_needs() -> None:
     def figures(rule: UpdateRule):
         graph = _graph(rule)
-        return report(graph, plan_memory(graph))
+        return summed(graph, plan_memory(graph))
 
     plain = figures(UpdateRule(0.1))
     trained = plain.parameters_trained

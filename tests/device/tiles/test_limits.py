@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from torch import nn
 
-from tests.kit.targets import on_targets
+from tests.kit.targets import COSTS, on_targets
 from tinyclf.base.errors import DoesNotFit, ToolFailed
 from tinyclf.base.resources import resource_dir
 from tinyclf.device import targets
 from tinyclf.device.emit.project import emit
 from tinyclf.device.graph import kernels
-from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT
+from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT, MOST_TILE_BYTES
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.program import make_program
 from tinyclf.device.run.project import write_project
@@ -86,13 +86,13 @@ def test_constants_are_those_of_the_headers() -> None:
 
 def test_no_copy_is_larger_than_the_dma_can_do() -> None:
     work = elementwise("tcl_tile_relu_fw", (0,), 200_000, loads=[("X", "x")], stores=[("Y", "y")])
-    op = choose(work, 1 << 20)
+    op = choose(work, 1 << 20, COSTS)
     assert op is not None
     assert max(o.num_bytes for o in op.operands) <= MOST_COPY_BYTES
     whole = replace(work, sizes=((200_000, 200_000),))
-    assert choose(whole, 1 << 21) is None
-    assert choose(replace(whole, sizes=((200_000, 100_000),)), 1 << 21) is None
-    assert choose(replace(whole, sizes=((200_000, 25_000),)), 1 << 21) is not None
+    assert choose(whole, 1 << 21, COSTS) is None
+    assert choose(replace(whole, sizes=((200_000, 100_000),)), 1 << 21, COSTS) is None
+    assert choose(replace(whole, sizes=((200_000, 25_000),)), 1 << 21, COSTS) is not None
 
 
 def _job(model: nn.Module, *shape: int) -> Job:
@@ -108,7 +108,7 @@ def _net(*layers: nn.Module) -> nn.Module:
 @on_targets("host")
 def test_a_large_l1_is_used_as_far_as_buffers_can_be_numbered(target: Target, tmp_path: Path) -> None:
     target = with_l1(target, "2MiB")
-    assert target.tile_bytes == targets.MOST_TILE_BYTES
+    assert target.tile_bytes == MOST_TILE_BYTES
     job = _job(_net(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()), 3, 20, 20)
     program = emit_project(job, target, tmp_path / "p")
     assert program.tiles is not None

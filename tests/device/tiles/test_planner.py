@@ -9,15 +9,19 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.device.run.test_random_nets import SEED, random_job
-from tests.kit.targets import on_targets
+from tests.kit.steps import training_graph
+from tests.kit.targets import COSTS, on_targets
 from tinyclf.base.errors import BadInput, DoesNotFit, Unsupported
 from tinyclf.device.emit.project import emit
 from tinyclf.device.graph.ir import Graph
+from tinyclf.device.graph.kernels import KERNELS
 from tinyclf.device.graph.macs import num_macs
 from tinyclf.device.graph.traces import traced_tensors
-from tinyclf.device.lowering.lower import PLAIN, training_graph
+from tinyclf.device.lowering import lower
+from tinyclf.device.lowering.lower import PLAIN
 from tinyclf.device.memory.plan import MemoryPlan
 from tinyclf.device.memory.planner import plan_memory
 from tinyclf.device.memory.segments import SegmentSearch
@@ -58,7 +62,7 @@ def test_plans_pass_the_checker_for_every_size_of_l1(arch: str, variant: Variant
         return
     cycles = []
     for l1_bytes in (32 * KIB, 64 * KIB, 128 * KIB, 256 * KIB):
-        tiles = plan_tiles(graph, plan, l1_bytes=l1_bytes, traced=traced_tensors(graph))  # checks
+        tiles = plan_tiles(graph, plan, costs=COSTS, l1_bytes=l1_bytes, traced=traced_tensors(graph))  # checks
         assert tiles.num_bytes <= l1_bytes
         assert max(stop for op in tiles.ops for _, stop in op.extents) <= tiles.num_bytes
         cycles.append(tiles.cycles)
@@ -74,16 +78,18 @@ def test_recomputed_steps_and_every_update_pass_the_checker() -> None:
     )
     for rule in rules:
         graph, plan = _step("dscnn", Variant("full"), rule=rule)
-        plan_tiles(graph, plan, l1_bytes=32 * KIB, traced=traced_tensors(graph))
+        plan_tiles(graph, plan, costs=COSTS, l1_bytes=32 * KIB, traced=traced_tensors(graph))
     graph = SegmentSearch(_step("mobilenet_wd4", Variant("full"))[0]).least()
     assert len(graph.calls) > len(_step("mobilenet_wd4", Variant("full"))[0].calls)
-    plan_tiles(graph, plan_memory(graph), l1_bytes=32 * KIB, traced=traced_tensors(graph))
+    plan_tiles(graph, plan_memory(graph), costs=COSTS, l1_bytes=32 * KIB, traced=traced_tensors(graph))
 
 
-def test_bias_and_activation_and_update_are_done_on_the_same_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinyclf.device.lowering.lower.fuse_updates", lambda graph: graph)
-    graph, plan = _step("mobilenet_wd4", Variant("full"))
-    tiles = plan_tiles(graph, plan, l1_bytes=64 * KIB, traced=frozenset())
+def test_bias_and_activation_and_update_are_done_on_the_same_tiles() -> None:
+    model = build_model("mobilenet_wd4", num_classes=2, size=32)
+    freeze(model, Variant("full"))
+    graph = lower.training_graph(fold_batchnorm(model), input_shape=(3, 32, 32))  # gradients in whole
+    plan = plan_memory(graph)
+    tiles = plan_tiles(graph, plan, costs=COSTS, l1_bytes=64 * KIB, traced=frozenset())
     joined = {tuple(graph.calls[i].kernel for i in op.calls) for op in tiles.ops}
     assert ("pulp_conv_pw_fp32_fw_cl", "tcl_bias_fp32_fw_cl", "pulp_relu_fp32_fw_cl") in joined
     assert ("pulp_conv_dw_fp32_bw_input_grads_cl", "pulp_relu_fp32_bw_cl") in joined
@@ -100,7 +106,7 @@ def test_updates_by_blocks_of_rows_are_done_on_their_tiles() -> None:
     cut = {t.part_of for t in graph.tensors if t.part_of}
     assert cut
     for traced in (traced_tensors(graph), frozenset[str]()):
-        tiles = plan_tiles(graph, plan, l1_bytes=64 * KIB, traced=traced)
+        tiles = plan_tiles(graph, plan, costs=COSTS, l1_bytes=64 * KIB, traced=traced)
         blocks = [op for op in tiles.ops if any(".rows" in graph.calls[i].node for i in op.calls)]
         assert len(blocks) == (sum(t.part_of is not None for t in graph.tensors) if traced else len(cut))
         names = {tuple(dict.fromkeys(graph.calls[i].kernel for i in op.calls)) for op in blocks}
@@ -112,7 +118,7 @@ def test_updates_by_blocks_of_rows_are_done_on_their_tiles() -> None:
 
 def test_an_update_needs_no_gradient_in_l1_where_a_tile_has_all_of_its_sum() -> None:
     graph, plan = _step("mobilenet_wd4", Variant("full"))
-    tiles = plan_tiles(graph, plan, l1_bytes=64 * KIB)
+    tiles = plan_tiles(graph, plan, costs=COSTS, l1_bytes=64 * KIB)
     slots = [{o.slot for o in op.operands} for op in tiles.ops if op.body == "tcl_tile_pw_wg"]
     assert any("DW" in names for names in slots), "a sum over tiles of pixels"
     assert any("DW" not in names for names in slots)
@@ -126,13 +132,15 @@ def test_an_update_needs_no_gradient_in_l1_where_a_tile_has_all_of_its_sum() -> 
 
 def test_plans_are_the_same_every_time() -> None:
     graph, plan = _step("resnet8", Variant("FT", 1))
-    assert plan_tiles(graph, plan, l1_bytes=48 * KIB) == plan_tiles(graph, plan, l1_bytes=48 * KIB)
+    assert plan_tiles(graph, plan, costs=COSTS, l1_bytes=48 * KIB) == plan_tiles(
+        graph, plan, costs=COSTS, l1_bytes=48 * KIB
+    )
 
 
 def test_the_first_operand_lies_at_an_end_of_l1_and_the_next_operations_at_the_other() -> None:
     """There it can be loaded while the operation before still works at the other end."""
     graph, plan = _step("fdmobilenet_wd4", Variant("LP"), size=64)
-    tiles = plan_tiles(graph, plan, l1_bytes=48 * KIB)
+    tiles = plan_tiles(graph, plan, costs=COSTS, l1_bytes=48 * KIB)
     for number, op in enumerate(tiles.ops):
         if op.body:
             first = op.operands[0]
@@ -147,7 +155,7 @@ def test_the_first_operand_lies_at_an_end_of_l1_and_the_next_operations_at_the_o
 @cache
 def _tiled(l1_bytes: int) -> tuple[Graph, MemoryPlan, TilePlan]:
     graph, plan = _step("mobilenet_wd4", Variant("full"), size=64)
-    return graph, plan, plan_tiles(graph, plan, l1_bytes=l1_bytes)
+    return graph, plan, plan_tiles(graph, plan, costs=COSTS, l1_bytes=l1_bytes)
 
 
 def _with_operand(op: Op, slot: str, change: Callable[[Operand], Operand]) -> Op:
@@ -234,7 +242,7 @@ def test_the_checker_refuses(fault: str) -> None:
 
 def test_the_checker_refuses_an_update_before_the_gradient_is_clipped() -> None:
     graph, plan = _step("dscnn", Variant("LP"), rule=UpdateRule(0.01, clip=1.0))
-    tiles = plan_tiles(graph, plan, l1_bytes=32 * KIB, traced=traced_tensors(graph))
+    tiles = plan_tiles(graph, plan, costs=COSTS, l1_bytes=32 * KIB, traced=traced_tensors(graph))
     kernels = [graph.calls[op.calls[0]].kernel for op in tiles.ops]
     clip, update = kernels.index("tcl_clip_fp32"), kernels.index("tcl_sgd_fp32")
     assert clip < update
@@ -288,6 +296,74 @@ def test_weights_are_loaded_while_the_operation_before_ends() -> None:
     tiles = _tiled(64 * KIB)[2]
     weights = [o.early for op in tiles.ops for o in op.operands if o.slot == "W" and op.body == "tcl_tile_pw_fw"]
     assert sum(weights) > len(weights) / 2
+
+
+# --- channels that move, and groups of them -------------------------------------------------------------------------
+
+
+class _Channels(torch.nn.Module):
+    """Slices, a join, a shuffle and a convolution in groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 12, 3, padding=1)
+        self.shuffle = torch.nn.ChannelShuffle(3)
+        self.grouped = torch.nn.Conv2d(12, 8, 3, padding=1, groups=4)
+        self.end = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = torch.chunk(self.first(x), 2, dim=1)
+        result: torch.Tensor = self.end(self.grouped(self.shuffle(torch.cat((b, a), dim=1))))
+        return result
+
+
+def _channels() -> tuple[Graph, MemoryPlan, TilePlan]:
+    graph = training_graph(_Channels(), input_shape=(3, 16, 16), rule=UpdateRule(0.1))
+    plan = plan_memory(graph)
+    return graph, plan, plan_tiles(graph, plan, costs=COSTS, l1_bytes=7 * KIB)
+
+
+def _of_layer(graph: Graph, op: Op, kernel: str, slot: str) -> bool:
+    return graph.calls[op.calls[0]].kernel == kernel and any(o.slot == slot for o in op.operands)
+
+
+def _next_group(o: Operand) -> Operand:
+    return replace(o, rows=replace(o.rows, before=-o.rows.step))
+
+
+# What is said -> the call that is done wrongly, the operand that it is of, and how it is wrong.
+MOVED: dict[str, tuple[str, str, Callable[[Operand], Operand]]] = {
+    "tcl_join_fp32_fw_cl of .*: elements from elsewhere": (
+        "tcl_join_fp32_fw_cl", "Y", lambda o: replace(o, first=0)),
+    "tcl_slice_fp32_fw_cl of .*: elements from elsewhere": (
+        "tcl_slice_fp32_fw_cl", "X", lambda o: replace(o, first=256)),
+    "tcl_slice_fp32_bw_cl of .*: an element is moved twice": (
+        "tcl_slice_fp32_bw_cl", "Y", lambda o: replace(o, first=0, rows=replace(o.rows, before=0))),
+    "tcl_shuffle_fp32_fw_cl of .*: elements from elsewhere": (
+        "tcl_shuffle_fp32_fw_cl", "X", lambda o: replace(o, first=o.first - 1)),
+    "tcl_shuffle_fp32_bw_cl of .*: elements from elsewhere": (
+        "tcl_shuffle_fp32_bw_cl", "X", lambda o: replace(o, first=o.first - 1)),
+    "tcl_tile_group_fw: channels .*: other groups": ("tcl_conv_group_fp32_fw_cl", "X", _next_group),
+    "tcl_tile_group_wg: .*": ("tcl_conv_group_fp32_bw_param_grads_cl", "DY", _next_group),
+}  # fmt: skip
+
+
+def test_channels_are_moved_and_grouped_on_tiles() -> None:
+    graph, _, tiles = _channels()
+    kinds = {KERNELS[graph.calls[op.calls[0]].kernel].layer for op in tiles.ops if op.body and op.num_tiles > 1}
+    assert {"join", "slice", "shuffle", "grouped"} <= kinds
+    fills = [op for op in tiles.ops if op.body == "tcl_tile_fill"]
+    assert len(fills) == 2, "the gradients of two slices, each zero on one side"
+
+
+@pytest.mark.parametrize("message", MOVED)
+def test_the_checker_refuses_channels_from_elsewhere(message: str) -> None:
+    graph, plan, tiles = _channels()
+    kernel, slot, change = MOVED[message]
+    number = max(n for n, op in enumerate(tiles.ops) if _of_layer(graph, op, kernel, slot))
+    wrong = _with_operand(tiles.ops[number], slot, change)
+    with pytest.raises(AssertionError, match=message):
+        check_tiles(graph, plan, replace(tiles, ops=(*tiles.ops[:number], wrong, *tiles.ops[number + 1 :])))
 
 
 # --- on targets ---------------------------------------------------------------------------------------------------

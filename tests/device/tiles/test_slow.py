@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from tests.cli.test_cli import run
-from tests.kit.targets import on_targets
+from tests.kit.steps import training_graph
+from tests.kit.targets import COSTS, on_targets
 from tinyclf.device.graph.ir import Graph
 from tinyclf.device.graph.macs import macs_by_call
-from tinyclf.device.lowering.lower import PLAIN, training_graph
+from tinyclf.device.lowering.lower import PLAIN
 from tinyclf.device.memory.planner import plan_memory
 from tinyclf.device.targets.target import Target
 from tinyclf.device.tiles.plan import TilePlan
@@ -32,7 +33,7 @@ def step() -> tuple[Graph, TilePlan]:
     for parameter in model[:4].parameters():
         parameter.requires_grad_(False)
     graph = training_graph(model, input_shape=(3, 8, 8), rule=PLAIN)
-    return graph, plan_tiles(graph, plan_memory(graph), l1_bytes=65536)
+    return graph, plan_tiles(graph, plan_memory(graph), costs=COSTS, l1_bytes=65536)
 
 
 def test_what_has_no_fast_form_is_found_with_its_share(step: tuple[Graph, TilePlan]) -> None:

@@ -10,16 +10,18 @@ import pytest
 from click.testing import Result
 
 from tests.cli.test_cli import run
+from tests.kit.steps import training_graph
+from tests.kit.targets import COSTS
 from tinyclf.base.errors import BadInput
 from tinyclf.device.graph.ir import Graph
 from tinyclf.device.graph.traces import traced_tensors
-from tinyclf.device.lowering.lower import training_graph
-from tinyclf.device.memory.plan import MemoryPlan
+from tinyclf.device.memory.plan import MemoryPlan, Placed
 from tinyclf.device.memory.planner import plan_memory
+from tinyclf.device.run.step import target_tiles
 from tinyclf.device.targets.target import find_target, l1_option, with_l1, with_tiles
 from tinyclf.device.tiles.choose import Choice, Work, candidates
 from tinyclf.device.tiles.plan import NUM_LOOPS
-from tinyclf.device.tiles.planner import buffer_bytes, plan_tiles, target_tiles, tiled_works
+from tinyclf.device.tiles.planner import buffer_bytes, plan_tiles, tiled_works
 from tinyclf.device.tiles.table import Entry, TileTable, read_table, work_key, write_table
 from tinyclf.recipe.variant import Variant
 from tinyclf.workstation.nets.build import build_model, fold_batchnorm, freeze
@@ -42,13 +44,13 @@ def _step(arch: str = "mobilenet_wd4", variant: Variant | None = None, size: int
 
 
 def _works(graph: Graph, plan: MemoryPlan) -> list[Work | None]:
-    return tiled_works(graph, plan, l1_bytes=L1, traced=traced_tensors(graph))
+    return tiled_works(graph, plan, l1_bytes=L1, costs=COSTS, traced=traced_tensors(graph))
 
 
 def _worst(graph: Graph, plan: MemoryPlan, num: int = 6) -> TileTable:
     """Return a table of candidates that the cost model would not take, of all operations that have others."""
     works = [work for work in _works(graph, plan) if work]
-    entries = {work_key(w, NUM_BYTES): Entry(candidates(w, NUM_BYTES, num)[-1], 1) for w in works}
+    entries = {work_key(w, NUM_BYTES): Entry(candidates(w, NUM_BYTES, COSTS, num)[-1], 1) for w in works}
     return TileTable("pulp", entries)
 
 
@@ -56,8 +58,8 @@ def _worst(graph: Graph, plan: MemoryPlan, num: int = 6) -> TileTable:
 def test_entries_are_used_and_the_plan_passes_the_checker(arch: str) -> None:
     graph, plan = _step(arch, Variant("FT", 2))
     table, traced = _worst(graph, plan), traced_tensors(graph)
-    tiles = plan_tiles(graph, plan, l1_bytes=L1, traced=traced, table=table)  # checks
-    usual = plan_tiles(graph, plan, l1_bytes=L1, traced=traced)
+    tiles = plan_tiles(graph, plan, costs=COSTS, l1_bytes=L1, traced=traced, table=table)  # checks
+    usual = plan_tiles(graph, plan, costs=COSTS, l1_bytes=L1, traced=traced)
     num_changed = 0
     for op, work in zip(tiles.ops, _works(graph, plan), strict=True):
         assert bool(work) == bool(op.body)
@@ -74,13 +76,13 @@ def test_candidates_begin_with_what_the_cost_model_takes_and_differ() -> None:
     graph, plan = _step()
     best = {}
     for work in filter(None, _works(graph, plan)):
-        found = candidates(work, NUM_BYTES, 5)
+        found = candidates(work, NUM_BYTES, COSTS, 5)
         assert len(set(found)) == len(found) <= 5
         best[work_key(work, NUM_BYTES)] = Entry(found[0], 1)
     table = TileTable("pulp", best)
     traced = traced_tensors(graph)
-    usual = plan_tiles(graph, plan, l1_bytes=L1, traced=traced)
-    assert plan_tiles(graph, plan, l1_bytes=L1, traced=traced, table=table) == usual
+    usual = plan_tiles(graph, plan, costs=COSTS, l1_bytes=L1, traced=traced)
+    assert plan_tiles(graph, plan, costs=COSTS, l1_bytes=L1, traced=traced, table=table) == usual
 
 
 @pytest.mark.parametrize(
@@ -97,24 +99,28 @@ def test_an_entry_that_cannot_be_is_left_out(wrong: Choice) -> None:
     graph, plan = _step()
     keys = [work_key(w, NUM_BYTES) for w in _works(graph, plan) if w and w.body == "tcl_tile_pw_fw"]
     table = TileTable("pulp", dict.fromkeys(keys, Entry(wrong, 1)))
-    assert plan_tiles(graph, plan, l1_bytes=L1, table=table) == plan_tiles(graph, plan, l1_bytes=L1)
+    assert plan_tiles(graph, plan, costs=COSTS, l1_bytes=L1, table=table) == plan_tiles(
+        graph, plan, costs=COSTS, l1_bytes=L1
+    )
 
 
 def test_an_entry_that_does_not_fit_is_left_out() -> None:
     graph, plan = _step()
     works = [w for w in _works(graph, plan) if w]
     whole = {work_key(w, NUM_BYTES): Entry(Choice(tuple(s for s, _ in w.sizes), w.orders[0]), 1) for w in works}
-    tiles = plan_tiles(graph, plan, l1_bytes=L1, table=TileTable("pulp", whole))
+    tiles = plan_tiles(graph, plan, costs=COSTS, l1_bytes=L1, table=TileTable("pulp", whole))
     assert max(stop for op in tiles.ops for _, stop in op.extents) <= NUM_BYTES
     assert {op.num_tiles == 1 for op in tiles.ops if op.body} == {True, False}
 
 
 def test_entries_of_other_sizes_of_l1_and_of_other_nets_are_left_out() -> None:
     graph, plan = _step()
-    usual = plan_tiles(graph, plan, l1_bytes=L1 // 2)
-    assert plan_tiles(graph, plan, l1_bytes=L1 // 2, table=_worst(graph, plan)) == usual
+    usual = plan_tiles(graph, plan, costs=COSTS, l1_bytes=L1 // 2)
+    assert plan_tiles(graph, plan, costs=COSTS, l1_bytes=L1 // 2, table=_worst(graph, plan)) == usual
     foreign = _worst(*_step("dscnn"))
-    assert plan_tiles(graph, plan, l1_bytes=L1, table=foreign) == plan_tiles(graph, plan, l1_bytes=L1)
+    assert plan_tiles(graph, plan, costs=COSTS, l1_bytes=L1, table=foreign) == plan_tiles(
+        graph, plan, costs=COSTS, l1_bytes=L1
+    )
 
 
 def test_a_key_says_what_an_operation_is_and_not_how_fast_weights_change() -> None:
@@ -182,12 +188,12 @@ def test_the_targets_own_table_is_sound_and_what_a_step_takes() -> None:
             for size in (96, 128):
                 graph, plan = _step(arch, variant, size)
                 num_bytes = buffer_bytes(target.tile_bytes)
-                works = tiled_works(graph, plan, l1_bytes=target.tile_bytes)  # of a training run
+                works = tiled_works(graph, plan, l1_bytes=target.tile_bytes, costs=COSTS)  # of a training run
                 missing = [work_key(w, num_bytes) for w in works if w and not table.choice(w, num_bytes)]
                 assert not missing, f"{arch} {variant.label} {size}: run tinyclf tune"
-    tiles = target_tiles(graph, plan, target)
-    assert tiles == plan_tiles(graph, plan, l1_bytes=target.tile_bytes, table=table)
-    assert tiles != target_tiles(graph, plan, with_tiles(target, Path("model")))
+    tiles = target_tiles(Placed(graph, plan), target)
+    assert tiles == plan_tiles(graph, plan, costs=COSTS, l1_bytes=target.tile_bytes, table=table)
+    assert tiles != target_tiles(Placed(graph, plan), with_tiles(target, Path("model")))
 
 
 def test_deploy_takes_a_table_and_says_so(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.workstation.results.test_export import train_briefly
 from tinyclf import cli
 from tinyclf.base.errors import BadInput
 from tinyclf.cli.bench import _training_memory
-from tinyclf.jobs.memory import memory_of
+from tinyclf.jobs.memory import MemoryRequest, memory_of
 from tinyclf.recipe.variant import Variant
 from tinyclf.workstation.nets.build import num_macs, num_parameters
 from tinyclf.workstation.results import benchmark
@@ -57,7 +57,7 @@ def test_a_row_agrees_with_the_other_commands(digits_run: Path) -> None:
     assert row.onnx_runtime.mean > 0
     assert list(row.memory) == ["LP", "FT K=1", "FT K=2", "full"]
     for label, variant in (("LP", Variant("LP")), ("FT K=2", Variant("FT", k=2)), ("full", Variant("full"))):
-        assert row.memory[label] == memory_of(variant, arch="mobilenet_wd4", size=32, num_classes=10).report.total
+        assert row.memory[label] == memory_of(MemoryRequest(variant, "mobilenet_wd4", 32, 10)).sums.total
 
 
 def test_memory_of_a_small_input_and_of_nets_that_cannot_be_deployed(small_run: Path) -> None:
@@ -66,9 +66,9 @@ def test_memory_of_a_small_input_and_of_nets_that_cannot_be_deployed(small_run: 
         _training_memory(replace(config, train=replace(config.train, arch="mobilenet_wd4", small_input=value)))["LP"]
         for value in (False, True)
     )
-    need = memory_of(Variant("LP"), arch="mobilenet_wd4", size=32, num_classes=2, small_input=True)
-    assert small == need.report.total
-    assert plain == memory_of(Variant("LP"), arch="mobilenet_wd4", size=32, num_classes=2).report.total < small
+    need = memory_of(MemoryRequest(Variant("LP"), "mobilenet_wd4", 32, small_input=True))
+    assert small == need.sums.total
+    assert plain == memory_of(MemoryRequest(Variant("LP"), "mobilenet_wd4", 32)).sums.total < small
     several = _training_memory(replace(config, multi_label=True))
     assert list(several.values()) == [None] * 4
 

@@ -18,7 +18,7 @@ from tinyclf.workstation.runs.config import DEFAULTS, TrainConfig, config_from, 
 def test_defaults() -> None:
     config = config_from()
     assert config == TrainConfig()
-    assert config.what == Variant("scratch")
+    assert config.variant == Variant("scratch")
 
 
 def test_a_file_then_overrides_then_options(tmp_path: Path) -> None:
@@ -37,8 +37,8 @@ def test_a_file_then_overrides_then_options(tmp_path: Path) -> None:
         ("lr=1e-3", "lr", 1e-3),
         ("clip=1", "clip", 1.0),
         ("epochs=3.0", "epochs", 3),
-        ("cache=off", "cache", "off"),
-        ("cache=on", "cache", "on"),
+        ("keep_features=off", "keep_features", "off"),
+        ("keep_features=on", "keep_features", "on"),
         ("small_input=true", "small_input", True),
         ("mean=[0.1, 0.2, 0.3]", "mean", (0.1, 0.2, 0.3)),
         ("mean=0.1,0.2,0.3", "mean", (0.1, 0.2, 0.3)),
@@ -53,6 +53,34 @@ def test_a_file_then_overrides_then_options(tmp_path: Path) -> None:
 def test_overrides_become_the_type_of_their_key(text: str, key: str, value: Any) -> None:
     found = getattr(config_from(overrides=[text]), key)
     assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides", "options", "variant"),
+    [
+        ("variant: FT K=3\n", [], {}, Variant("FT", 3)),
+        ("variant: FT\nk: 3\nlayers: []\nbias_only: false\n", [], {}, Variant("FT", 3)),  # every part apart
+        ("variant: FT K=3 bias-only\n", ["k=1"], {}, Variant("FT", 1, bias_only=True)),
+        ("variant: FT K=3 bias-only\n", ["bias_only=false"], {}, Variant("FT", 3)),
+        ("variant: FT K=3\n", ["k=1"], {"variant": "LP"}, Variant("LP")),
+        ("k: 3\n", ["variant=FT"], {"train_channels": ["*=0.5"]}, Variant("FT", 3, channels=(("*", 0.5),))),
+        ("variant: layers a,b\n", ["layers=output"], {}, Variant("layers", layers=("output",))),
+        (
+            "",
+            ["variant=LP channels output=0.5"],
+            {"train_channels": ["output=1"]},
+            Variant("LP", channels=(("output", 1),)),
+        ),
+        ("", [], {"variant": Variant("FT", 5)}, Variant("FT", 5)),
+    ],
+)
+def test_what_is_trained_is_one_value(
+    content: str, overrides: list[str], options: dict[str, Any], variant: Variant, tmp_path: Path
+) -> None:
+    (tmp_path / "run.yaml").write_text(content)
+    config = config_from(file=tmp_path / "run.yaml", overrides=overrides, options=options)
+    assert config.variant == variant
+    assert from_dict(to_dict(config)).variant == variant
 
 
 @pytest.mark.parametrize(
@@ -82,7 +110,9 @@ def test_overrides_become_the_type_of_their_key(text: str, key: str, value: Any)
         (["k=-1"], "k is -1"),
         (["milestones=[0.5, 2]"], "milestones: give shares of the run"),
         (["mean=[1, 2]"], "mean: give three numbers"),
-        (["variant=adapter"], "--variant adapter: choose one of scratch, full"),
+        (["variant=3"], "unknown variant '3'"),
+        (["variant=FT", "layers=output"], "--layers and --variant FT both say"),
+        (["variant=adapter"], "unknown variant 'adapter': choose one of scratch, full"),
         (["optimizer=lion"], "--optimizer lion: choose one of sgd, adamw"),
         (["channels=GRB"], "--channels GRB"),
         (["augment=blur"], "--augment blur"),
@@ -125,7 +155,15 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
 def test_yaml_and_dict_read_back(tmp_path: Path) -> None:
     config = resolve(
         config_from(
-            overrides=["variant=FT", "k=3", "mean=0.1,0.2,0.3", "cache=on", "data=d", "augment=flip", "gamma=1e-9"]
+            overrides=[
+                "variant=FT",
+                "k=3",
+                "mean=0.1,0.2,0.3",
+                "keep_features=on",
+                "data=d",
+                "augment=flip",
+                "gamma=1e-9",
+            ]
         )
     )
     for text in (to_yaml(config), to_yaml(config, with_meanings=True)):

@@ -46,7 +46,7 @@ def test_the_weights_are_the_same_with_and_without(
 ) -> None:
     with_cache, notes = trained(variant, shifted_dir, start, tmp_path / "a", bn=bn)
     assert notes[0].startswith("features of the frozen part are kept (exact)")
-    without, notes = trained(variant, shifted_dir, start, tmp_path / "b", bn=bn, cache="off")
+    without, notes = trained(variant, shifted_dir, start, tmp_path / "b", bn=bn, keep_features="off")
     assert notes == []
     first, second = load_run(with_cache)[0].state_dict(), load_run(without)[0].state_dict()
     before = load_run(start)[0].state_dict()
@@ -196,7 +196,7 @@ def test_the_oldest_go_when_there_is_no_room(setting: Setting) -> None:
     third = setting.keep(prep=Preprocessing(48, 32))[2]
     assert [place.exists() for place in (first, second, third)] == [False, True, True]
     setting.limit = 1000
-    with pytest.raises(BadInput, match=r"the features take 0\.0 GiB, cache_limit is 0\.0"):
+    with pytest.raises(BadInput, match=r"the features take 0\.0 GiB, feature_limit is 0\.0"):
         setting.keep(prep=Preprocessing(56, 32))
 
 
@@ -229,18 +229,18 @@ def test_what_is_said_and_done(shifted_dir: Path, start: Path, tmp_path: Path) -
         return trained(variant, shifted_dir, start, tmp_path / name, epochs=1, **options)[1]
 
     assert "exact" in notes("plain")[0]
-    assert "images are augmented; --cache on keeps 4 views" in notes("augmented", augment="flip")[0]
-    assert "2 views of each image" in notes("views", augment="flip", cache="on", cache_views=2)[0]
+    assert "images are augmented; --keep-features on keeps 4 views" in notes("augmented", augment="flip")[0]
+    assert "2 views of each image" in notes("views", augment="flip", keep_features="on", feature_views=2)[0]
     assert "BatchNorms change" in notes("bn", bn="train")[0]
     assert notes("full", variant="full") == []
-    assert "GiB" in notes("small", cache_limit=1e-6, size=40)[0]
-    with pytest.raises(BadInput, match="--cache on: the statistics of its BatchNorms change"):
-        notes("refused", bn="train", cache="on")
-    with pytest.raises(BadInput, match="--cache on: nothing is frozen"):
-        notes("refused2", variant="full", cache="on")
+    assert "GiB" in notes("small", feature_limit=1e-6, size=40)[0]
+    with pytest.raises(BadInput, match="--keep-features on: the statistics of its BatchNorms change"):
+        notes("refused", bn="train", keep_features="on")
+    with pytest.raises(BadInput, match="--keep-features on: nothing is frozen"):
+        notes("refused2", variant="full", keep_features="on")
 
 
 def test_the_folder_can_be_chosen(shifted_dir: Path, start: Path, tmp_path: Path) -> None:
-    trained("LP", shifted_dir, start, tmp_path / "run", epochs=1, cache_dir=tmp_path / "here")
+    trained("LP", shifted_dir, start, tmp_path / "run", epochs=1, feature_dir=tmp_path / "here")
     assert len(list((tmp_path / "here").iterdir())) == 1
     shutil.rmtree(tmp_path / "here")

@@ -149,7 +149,7 @@ def test_before_anything_was_saved_it_begins_anew(digits_dir: Path, tmp_path: Pa
 
 def test_early_stopping_is_part_of_the_run(digits_dir: Path, tmp_path: Path) -> None:
     # The rate is so small that nothing becomes better after the first epochs.
-    config = config_from(overrides=overrides_of(digits_dir, "epochs=30", "patience=2", "lr=1e-12", "cache=off"))
+    config = config_from(overrides=overrides_of(digits_dir, "epochs=30", "patience=2", "lr=1e-12", "keep_features=off"))
     whole = train(config, out=tmp_path / "whole")
     rows = read_rows(whole)
     best = max(rows, key=lambda row: (row.val_accuracy, -row.val_loss))

@@ -29,6 +29,7 @@ from tinyclf.device.graph.ir import (
     gradient_name,
 )
 from tinyclf.device.graph.kernels import KERNELS, args_struct
+from tinyclf.device.memory.samples import kept_features
 from tinyclf.recipe.optimizers import OPTIMIZERS
 from tinyclf.recipe.update_rule import UpdateRule
 
@@ -38,7 +39,7 @@ _SAMPLE_BLOCKS = ((Role.INPUT, "tcl_samples", "samples.bin"), (Role.LABEL, "tcl_
 
 def _num_frozen(program: Program) -> int | None:
     """Count the rows of the table of calls before which kept features come in."""
-    features = program.training.features if program.training else None
+    features = kept_features(program.source)
     if features is None:
         return None
     num = features.num_frozen_calls

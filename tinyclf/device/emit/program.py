@@ -14,6 +14,7 @@ from tinyclf.device.graph.ir import (
 )
 from tinyclf.device.memory.kept_features import FeatureMemory
 from tinyclf.device.memory.plan import MemoryPlan
+from tinyclf.device.memory.samples import Linked, ProgramSamples, Streamed
 from tinyclf.device.tiles.plan import TilePlan, without_tiles
 
 Array = NDArray[np.float32]
@@ -23,16 +24,21 @@ Array = NDArray[np.float32]
 class TrainingRun:
     """A whole training run on streamed samples: what main.c says of it.
 
-    `run` names net, starting weights and settings, 64 bits; `weights_header` is what the weights file begins with;
+    `number` names net, starting weights and settings, 64 bits; `weights_header` is what the weights file begins with;
     `checkpoint_every` counts steps, 0: no checkpoints.
     """
 
-    run: int
+    number: int
     seed: int
     num_epochs: int
     checkpoint_every: int
     weights_header: bytes
-    features: FeatureMemory | None = None
+    samples: Streamed
+
+    @property
+    def features(self) -> FeatureMemory | None:
+        """Return what the run keeps of its samples."""
+        return self.samples.features
 
 
 @dataclass(frozen=True)
@@ -66,3 +72,10 @@ class Program:
     def symbols(self) -> tuple[str, ...]:
         """Return the C function of each call."""
         return self.linkage.symbols if self.linkage else tuple(call.kernel for call in self.graph.calls)
+
+    @property
+    def source(self) -> ProgramSamples:
+        """Return where the samples come from."""
+        if self.training:
+            return self.training.samples
+        return Linked(0 if self.samples is None else len(self.samples))

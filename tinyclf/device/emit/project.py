@@ -25,7 +25,8 @@ from tinyclf.device.graph.ir import (
 )
 from tinyclf.device.graph.kernels import check_operands
 from tinyclf.device.memory.kept_features import FeatureMemory
-from tinyclf.device.memory.trained_pieces import trained_segments
+from tinyclf.device.memory.samples import num_linked
+from tinyclf.device.memory.trained_pieces import trained_pieces
 from tinyclf.device.targets.target import Target
 
 STORAGE_FILES = ("features.bin", "log.bin", "slot0.bin", "slot1.bin", "weights.bin")  # see docs/device-files.md
@@ -55,7 +56,7 @@ def emit(program: Program, *, target: Target, num_cores: int, command: str) -> d
         "network": _network(program, traces),
         "block": {"type": BLOCK.c_type, "alignment": BLOCK_ALIGNMENT},
         "parameters_size": num_blocks(program.plan.parameter_bytes),
-        "num_samples": 0 if program.samples is None else len(program.samples),
+        "num_samples": num_linked(program.source),
         "training": _training(program, program.training) if program.training else None,
         "linkage": linkage_context(program.linkage) if program.linkage else None,
         "names": names(),
@@ -137,7 +138,7 @@ def _training(program: Program, training: TrainingRun) -> dict[str, Any]:
         "shape": image.shape,
         "num_classes": label.num_elements,
         "trained_bytes": trained_bytes(program),
-        "segments": [(num_blocks(s.offset), s.num_bytes) for s in trained_segments(graph, program.plan)],
+        "segments": [(num_blocks(s.offset), s.num_bytes) for s in trained_pieces(graph, program.plan)],
         "num_forward": num_forward_ops(graph, program.operations),
         "weights_header_bytes": len(training.weights_header),
         "storage": STORAGE_FILES,

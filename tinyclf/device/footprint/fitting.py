@@ -7,92 +7,96 @@ from dataclasses import dataclass, replace
 from tinyclf.base.errors import DoesNotFit
 from tinyclf.device.footprint.regions import predict_regions
 from tinyclf.device.graph.ir import Graph, Role
-from tinyclf.device.memory.kept_features import FeatureMemory
-from tinyclf.device.memory.plan import MemoryPlan
-from tinyclf.device.memory.planner import plan_memory
+from tinyclf.device.memory.plan import Placed
+from tinyclf.device.memory.planner import placed
+from tinyclf.device.memory.samples import Linked, ProgramSamples, kept_features, num_linked
 from tinyclf.device.memory.segments import SegmentSearch
 from tinyclf.device.targets.target import Target
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Where a step is to run, and what shares the memory with it.
+class Surroundings:
+    """Where a step is to run, and the samples that share the memory with it.
 
-    `target` None: code and stacks are not counted. `num_samples` are linked in; None: they are streamed, by a training
-    run, which may keep features of them. `num_cores` None: as many as the target uses by default.
+    `target` None: code and stacks are not counted. `num_cores` None: as many as the target uses by default.
     """
 
     target: Target | None = None
-    num_samples: int | None = 1
+    samples: ProgramSamples = Linked()
     num_cores: int | None = None
-    kept_features_bytes: int = 0
-    num_frozen_calls: int = 0  # whose results are kept: nothing of them is computed again
 
-    def keeping(self, features: FeatureMemory | None) -> Setting:
-        """Return the setting of a training run that keeps `features`; None: it keeps none."""
-        num_bytes, num_calls = (features.num_bytes, features.num_frozen_calls) if features else (0, 0)
-        return replace(self, num_samples=None, kept_features_bytes=num_bytes, num_frozen_calls=num_calls)
+    @property
+    def memory_bytes(self) -> int | None:
+        """Return the bytes of the target's first region; None: as much as wanted."""
+        return self.target.memory_bytes if self.target else None
 
 
-def bytes_needed(graph: Graph, plan: MemoryPlan, setting: Setting) -> int:
+def bytes_needed(step: Placed, around: Surroundings) -> int:
     """Return the bytes that a step needs in the target's first region; without a target, all but code and stacks."""
-    s = setting
-    if s.target:
-        return predict_regions(
-            s.target,
-            graph,
-            plan,
-            num_samples=s.num_samples,
-            num_cores=s.num_cores,
-            kept_features_bytes=s.kept_features_bytes,
-        )[0].total
+    graph, plan, samples = step.graph, step.plan, around.samples
+    if around.target:
+        regions = predict_regions(around.target, graph, plan, samples=samples, num_cores=around.num_cores)
+        return regions[0].total
+    features = kept_features(samples)
     sample_bytes = sum(t.num_bytes for t in graph.tensors_of(Role.INPUT, Role.LABEL))
     blocks = plan.parameter_bytes + plan.state_bytes + plan.arena_bytes
-    return blocks + (s.num_samples or 0) * sample_bytes + s.kept_features_bytes
+    return blocks + num_linked(samples) * sample_bytes + (features.num_bytes if features else 0)
 
 
-def recomputed_within(graph: Graph, budget: int, setting: Setting) -> Graph | None:
+def num_fitting_samples(step: Placed, around: Surroundings) -> int:
+    """Return how many linked samples fit the target's memory, which has a limit, beside all else; below 1 if none."""
+    assert around.memory_bytes is not None
+    none, one = (bytes_needed(step, replace(around, samples=Linked(num))) for num in (0, 1))
+    return (around.memory_bytes - none) // (one - none)
+
+
+def recomputed_within(step: Placed, budget: int, around: Surroundings) -> Placed | None:
     """Return the step with the fewest repeated MACs that needs at most `budget` bytes; None if there is none."""
-    plan = plan_memory(graph)
-    over = bytes_needed(graph, plan, setting) - budget
+    over = bytes_needed(step, around) - budget
     if over <= 0:
-        return graph
-    search = _search(graph, setting)
-    limit = plan.arena_bytes - over
-    while found := search.cheapest(limit):
-        over = bytes_needed(found, plan_memory(found), setting) - budget
+        return step
+    search = _search(step.graph, around)
+    limit = step.plan.arena_bytes - over
+    while graph := search.cheapest(limit):
+        found = placed(graph)
+        over = bytes_needed(found, around) - budget
         if over <= 0:
             return found
         limit -= over  # repeats need code tables of their own, and the placement may have gaps
     return None
 
 
-def least_bytes(graph: Graph, setting: Setting) -> tuple[int, Graph]:
-    """Return the fewest bytes that a step can do with when it recomputes, and that step."""
-    least = _search(graph, setting).least()
-    return bytes_needed(least, plan_memory(least), setting), least
+def least_bytes(step: Placed, around: Surroundings) -> int:
+    """Return the fewest bytes that a step can do with when it recomputes."""
+    return bytes_needed(_least(step, around), around)
 
 
-def fitted(graph: Graph, setting: Setting) -> Graph:
+def fitted(step: Placed, around: Surroundings) -> Placed:
     """Return the step with as little recomputation as fits the target; on one without limits, with the fewest bytes.
 
     Raises:
         DoesNotFit: not even the most recomputation fits.
     """
-    target = setting.target
-    if target is None or target.memory_bytes is None:
-        return _search(graph, setting).least()
-    found = recomputed_within(graph, target.memory_bytes, setting)
+    target, most = around.target, around.memory_bytes
+    if target is None or most is None:
+        return _least(step, around)
+    found = recomputed_within(step, most, around)
     if found is None:
-        least, _ = least_bytes(graph, setting)
-        kept = f", of them {setting.kept_features_bytes:,} for kept features" if setting.kept_features_bytes else ""
+        features = kept_features(around.samples)
+        kept = f", of them {features.num_bytes:,} for kept features" if features and features.num_bytes else ""
         fewer = "fewer --samples, no --cache or --cache int8, " if kept else ""
         raise DoesNotFit(
-            f"training needs at least {least:,} bytes with all recomputation there is{kept}, target {target.name} has "
-            f"{target.memory_bytes:,}: try {fewer}a smaller --k, a smaller --size or a narrower --arch"
+            f"training needs at least {least_bytes(step, around):,} bytes with all recomputation there is{kept}, "
+            f"target {target.name} has {most:,}: try {fewer}a smaller --k, a smaller --size or a narrower --arch"
         )
     return found
 
 
-def _search(graph: Graph, setting: Setting) -> SegmentSearch:
-    return SegmentSearch(graph, num_frozen_calls=setting.num_frozen_calls)
+def _least(step: Placed, around: Surroundings) -> Placed:
+    graph = _search(step.graph, around).least()
+    return step if graph is step.graph else placed(graph)
+
+
+def _search(graph: Graph, around: Surroundings) -> SegmentSearch:
+    features = kept_features(around.samples)
+    return SegmentSearch(graph, num_frozen_calls=features.num_frozen_calls if features else 0)

@@ -8,7 +8,8 @@ from typing import Any
 from tinyclf.device.footprint.tables import plain_bytes, tile_bodies, tile_bytes
 from tinyclf.device.graph.ir import Graph, Role
 from tinyclf.device.memory.plan import MemoryPlan
-from tinyclf.device.memory.report import report
+from tinyclf.device.memory.samples import ProgramSamples, Streamed, kept_features, num_linked
+from tinyclf.device.memory.sums import summed
 from tinyclf.device.targets.elf import Elf
 from tinyclf.device.targets.target import Region, Target
 
@@ -46,18 +47,17 @@ def predict_regions(
     graph: Graph,
     plan: MemoryPlan,
     *,
-    num_samples: int | None,
+    samples: ProgramSamples,
     num_cores: int | None = None,
-    kept_features_bytes: int = 0,
 ) -> tuple[RegionUse, ...]:
     """Return what each region of `target` will hold.
 
     Parameters, state, arena, samples and stacks are what will be linked; code and constants are at most what is said.
-    `num_samples` None: they are streamed, by a training run, which may keep features of them (see feature_memory.py).
     """
-    sums = report(graph, plan)
+    sums = summed(graph, plan)
     kept = sums.optimizer_state + sums.accumulated_gradients
     gaps = sums.total - sums.parameters_frozen - sums.parameters_trained - kept - sums.max_live
+    features = kept_features(samples)
     sample_bytes = sum(t.num_bytes for t in graph.tensors_of(Role.INPUT, Role.LABEL))
     data = (
         ("parameters, frozen", sums.parameters_frozen),
@@ -68,9 +68,9 @@ def predict_regions(
         ("accumulated gradients", sums.accumulated_gradients),
         ("buffers", sums.buffers_at_peak),
         ("gaps", gaps),
-        ("samples", (num_samples or 0) * sample_bytes),
-        *((("kept features", kept_features_bytes),) if kept_features_bytes else ()),
-        ("code and constants", code_bound(target, graph, plan, is_run=num_samples is None)),
+        ("samples", num_linked(samples) * sample_bytes),
+        *((("kept features", features.num_bytes),) if features and features.num_bytes else ()),
+        ("code and constants", code_bound(target, graph, plan, is_run=isinstance(samples, Streamed))),
     )
     tiles = () if target.tile_bytes is None else (("tiles", target.tile_bytes),)
     uses = []

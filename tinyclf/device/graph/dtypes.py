@@ -31,6 +31,7 @@ INT8 = DataType("int8", 1, 4, "int8_t", "<i1")
 TYPES = {t.name: t for t in (FLOAT32, FLOAT16, INT8)}
 BLOCK = FLOAT32  # what the arrays in C that hold tensors are declared as
 BLOCK_ALIGNMENT = max(t.alignment for t in TYPES.values())  # of these arrays, and of the tiles' buffers
+MOST_TILE_BYTES = BLOCK_ALIGNMENT << 16  # of L1: as far as buffers are numbered, in uint16_t
 WORD_BYTES = 4  # uint32_t: of records, of the result stream; int and pointers of a 32-bit target
 
 

@@ -15,7 +15,9 @@ from tinyclf.device.graph.dtypes import FLOAT32, INT8, DataType
 from tinyclf.device.graph.ir import Graph, Role
 from tinyclf.device.graph.tile_bodies import (
     GRADS,
+    GRADS_OF_GROUPS,
     MASKED,
+    OF_GROUPS,
     OF_PARAMETERS,
     OF_W,
     UPDATED,
@@ -140,6 +142,7 @@ _CONV = ("pulp_conv2d_fp32.h", "Conv2D_args")
 _LINEAR = ("pulp_linear_fp32.h", "Linear_args")
 _GROUPED = ("tcl_conv_group_fp32.h", "tcl_conv_group_args")
 _CHANNELS = "tcl_channels_fp32.h"
+_PAD = ("tcl_pad_fp32.h", "tcl_pad_args", Launch.EVERY_CORE)
 _LOSS = ("pulp_losses_fp32.h", "loss_args")
 
 _PW_FW = Tile("tcl_tile_pw_fw", "pointwise", ("Y",), (("X.columns", "Y.columns"), *OF_W), ("X.rows", "W.columns"))
@@ -158,6 +161,14 @@ _PW_WG = Tile(
     ("X.columns", "DY.columns"),
 )
 _CONV_IG = (("W.rows", "DY.rows"), ("W.columns", "DX.rows"), *MASKED)
+_GROUP_FW, _GROUP_WG, _GROUP_IG = (
+    Tile(f"tcl_tile_group_{name}", "grouped", outputs, alike, sums, calls=(f"tcl_tile_conv_{name}",))
+    for name, outputs, alike, sums in (
+        ("fw", ("Y",), OF_GROUPS, ("W.columns",)),
+        ("wg", OF_PARAMETERS, (*GRADS_OF_GROUPS, *UPDATED), ("DY.columns",)),
+        ("ig", ("DX",), (("W.rows", "DY.rows"), *MASKED), ("W.columns",)),
+    )
+)
 _DW_FW = (("X.rows", "Y.rows"), ("W.rows", "Y.rows"), ("B.rows", "Y.rows"))
 _DW_IG = (("DY.rows", "DX.rows"), ("W.rows", "DX.rows"), *MASKED)
 _DW_WG = (("DW.rows", "DY.rows"), ("X.rows", "DY.rows"), *UPDATED)
@@ -168,6 +179,7 @@ _SCALE = ("tcl_scale_fp32.h", "tcl_scale_args", Launch.EVERY_CORE)
 _AVGPOOL = ("tcl_avgpool_fp32.h", "tcl_avgpool_args", Launch.EVERY_CORE)
 _NO_ACTIVATION, _NO_PRODUCT = "upstream has no such activation", "upstream has no product of activations"
 _SCALED = Tile("tcl_tile_scale", "scale", ("Y",), (*both(("X", "Y")), ("W.rows", "Y.rows")))
+_MOVE, _FILL = Tile("tcl_tile_move", "move", ("Y",), both(("X", "Y"))), Tile("tcl_tile_fill", "move", ("Y",))
 _X_TO_Y, _DY_TO_DX = (("X.rows", "Y.rows"),), (("DY.rows", "DX.rows"),)
 
 
@@ -277,17 +289,22 @@ _ROWS = (
     Kernel("tcl_scale_fp32_bw_factor_grads_cl", "scale", WG, *_SCALE, ours=_NO_PRODUCT,
            tiles=(Tile("tcl_tile_scale_wg", "scale", ("DW",), (*both(("X", "DY")), ("DW.rows", "X.rows")),
                        ("X.columns",)),)),
-    Kernel("tcl_conv_group_fp32_fw_cl", "grouped", FW, *_GROUPED, ours=_NO_GROUPS),
-    Kernel("tcl_conv_group_fp32_bw_param_grads_cl", "grouped", WG, *_GROUPED, ours=_NO_GROUPS),
-    Kernel("tcl_conv_group_fp32_bw_input_grads_cl", "grouped", IG, *_GROUPED, ours=_NO_GROUPS),
-    Kernel("tcl_join_fp32_fw_cl", "join", FW, _CHANNELS, "tcl_join_args", ours=_NO_MOVES),
-    Kernel("tcl_join_fp32_bw_cl", "join", IG, _CHANNELS, "tcl_join_args", ours=_NO_MOVES),
-    Kernel("tcl_slice_fp32_fw_cl", "slice", FW, _CHANNELS, "tcl_slice_args", ours=_NO_MOVES),
-    Kernel("tcl_slice_fp32_bw_cl", "slice", IG, _CHANNELS, "tcl_slice_args", ours=_NO_MOVES),
-    Kernel("tcl_shuffle_fp32_fw_cl", "shuffle", FW, _CHANNELS, "tcl_shuffle_args", ours=_NO_MOVES),
-    Kernel("tcl_shuffle_fp32_bw_cl", "shuffle", IG, _CHANNELS, "tcl_shuffle_args", ours=_NO_MOVES),
-    Kernel("tcl_pad_fp32_fw_cl", "pad", FW, "tcl_pad_fp32.h", "tcl_pad_args", ours=_NO_MOVES),
-    Kernel("tcl_pad_fp32_bw_cl", "pad", IG, "tcl_pad_fp32.h", "tcl_pad_args", ours=_NO_MOVES),
+    Kernel("tcl_conv_group_fp32_fw_cl", "grouped", FW, *_GROUPED, ours=_NO_GROUPS, tiles=(_GROUP_FW,),
+           fast=_gemm(_GROUP_FW.symbol)),
+    Kernel("tcl_conv_group_fp32_bw_param_grads_cl", "grouped", WG, *_GROUPED, ours=_NO_GROUPS, tiles=(_GROUP_WG,),
+           fast=_gemm(_GROUP_WG.symbol)),
+    Kernel("tcl_conv_group_fp32_bw_input_grads_cl", "grouped", IG, *_GROUPED, ours=_NO_GROUPS, tiles=(_GROUP_IG,),
+           fast=_gemm(_GROUP_IG.symbol)),
+    Kernel("tcl_join_fp32_fw_cl", "join", FW, _CHANNELS, "tcl_join_args", ours=_NO_MOVES, tiles=(_MOVE,)),
+    Kernel("tcl_join_fp32_bw_cl", "join", IG, _CHANNELS, "tcl_join_args", ours=_NO_MOVES, tiles=(_MOVE,)),
+    Kernel("tcl_slice_fp32_fw_cl", "slice", FW, _CHANNELS, "tcl_slice_args", ours=_NO_MOVES, tiles=(_MOVE,)),
+    Kernel("tcl_slice_fp32_bw_cl", "slice", IG, _CHANNELS, "tcl_slice_args", ours=_NO_MOVES, tiles=(_MOVE, _FILL)),
+    Kernel("tcl_shuffle_fp32_fw_cl", "shuffle", FW, _CHANNELS, "tcl_shuffle_args", ours=_NO_MOVES, tiles=(_MOVE,)),
+    Kernel("tcl_shuffle_fp32_bw_cl", "shuffle", IG, _CHANNELS, "tcl_shuffle_args", ours=_NO_MOVES, tiles=(_MOVE,)),
+    Kernel("tcl_pad_fp32_fw_cl", "pad", FW, *_PAD, ours=_NO_MOVES,
+           tiles=(Tile("tcl_tile_pad_fw", "planes", ("Y",), _X_TO_Y, fields=("value",)),)),
+    Kernel("tcl_pad_fp32_bw_cl", "pad", IG, *_PAD, ours=_NO_MOVES,
+           tiles=(Tile("tcl_tile_pad_bw", "planes", ("DX",), _DY_TO_DX),)),
     *map(_update, OPTIMIZERS.values()),
     Kernel("tcl_accumulate_fp32", "accumulate", UPDATE, "tcl_update_fp32.h", "tcl_accumulate_args",
            launch=Launch.EVERY_CORE, ours=_NO_RULE,

@@ -19,6 +19,7 @@ class Tile:
         alike: the same ranges in each tile, where both are there.
         sums: what each output takes all of; operands alike say nothing of it, but for those that it follows.
         loads: of a map, the slots of what its call reads, in order.
+        calls: the body that it does its parts by, which comes into the program with it.
         fields: of a map or of whole planes, attributes of the node that fields of struct tcl_layer of those names are.
     """
 
@@ -29,6 +30,7 @@ class Tile:
     sums: tuple[str, ...] = ()
     loads: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
 
 
 def both(*pairs: tuple[str, str]) -> Pairs:
@@ -52,6 +54,7 @@ def map_tile(symbol: str, loads: Iterable[str], store: str, *, fields: tuple[str
 
 
 OF_W: Pairs = (("W.rows", "Y.rows"), ("X.rows", "W.columns"), ("B.rows", "Y.rows"))
+OF_GROUPS: Pairs = (("W.rows", "Y.rows"), ("B.rows", "Y.rows"))
 MASKED = both(("MASK", "DX"))
 UPDATED = both(("W", "W_NEW"), ("B", "B_NEW"), ("DW", "W_NEW"), ("DB", "B_NEW"))
 GRADS: Pairs = (
@@ -60,4 +63,5 @@ GRADS: Pairs = (
     ("W_NEW.rows", "DY.rows"),
     ("W_NEW.columns", "X.rows"),
 )
+GRADS_OF_GROUPS: Pairs = (("DW.rows", "DY.rows"), ("W_NEW.rows", "DY.rows"))
 OF_PARAMETERS = ("DW", "W_NEW", "DB")

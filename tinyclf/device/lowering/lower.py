@@ -20,7 +20,6 @@ from tinyclf.device.lowering.backward import Backward, shared_tensors, values_wi
 from tinyclf.device.lowering.layers import LAYERS, Lowered
 from tinyclf.device.lowering.tracing import Add, Product, as_module_calls, shapes
 from tinyclf.device.lowering.updates import Updates
-from tinyclf.device.memory.rows import fuse_updates
 from tinyclf.recipe.update_rule import UpdateRule
 
 PLAIN = UpdateRule(0.01)  # SGD after each sample; no byte depends on the rate
@@ -79,7 +78,7 @@ def training_graph(
     outputs = (logits.name, loss.name)
     graph = Graph(tuple(tensors.values()), tuple(nodes.values()), tuple(calls), outputs, updates.rule)
     check(graph)
-    return fuse_updates(graph)
+    return graph
 
 
 def _parameter_gradients(layer: Lowered) -> list[tuple[str, Tensor]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from tinyclf.device.graph.ir import Graph
 from tinyclf.device.memory.placement import Placement, peak_of
 
 
@@ -32,3 +33,11 @@ class MemoryPlan:
     def peak(self) -> int:
         """Return the last byte of the arena that is used."""
         return peak_of(self.placements)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A training step with the places of its tensors."""
+
+    graph: Graph
+    plan: MemoryPlan

@@ -7,23 +7,32 @@ from collections.abc import Iterable
 from tinyclf.device.graph.dtypes import aligned
 from tinyclf.device.graph.ir import PERSISTENT, Graph, Role, Tensor
 from tinyclf.device.memory.check import check_plan
-from tinyclf.device.memory.placement import lifetimes, max_live, peak_of, place
-from tinyclf.device.memory.plan import MemoryPlan
+from tinyclf.device.memory.placement import Placement, lifetimes, max_live, peak_of, place
+from tinyclf.device.memory.plan import MemoryPlan, Placed
 
 
 def plan_memory(graph: Graph) -> MemoryPlan:
     """Place every tensor of `graph` in one arena, greedily, parameters and state behind each other; then check it."""
     spans = lifetimes(graph)
-    bound = max_live(spans)
-    placements = place(spans, bound)
+    return plan_at(graph, place(spans, max_live(spans)))
+
+
+def plan_at(graph: Graph, placements: tuple[Placement, ...]) -> MemoryPlan:
+    """Return the plan of `graph` whose arena is laid out as `placements` say; checked."""
     # Frozen ones last, and before these what is frozen in part: each kind is one block.
     in_order = sorted(graph.tensors_of(Role.PARAMETER), key=lambda t: (not t.trained, t.trained_channels is not None))
     parameters, parameter_bytes = _in_a_row(in_order)
     state, state_bytes = _in_a_row(graph.tensors_of(*PERSISTENT))
     arena_bytes = aligned(peak_of(placements))
+    bound = max_live(lifetimes(graph))
     plan = MemoryPlan(placements, parameters, arena_bytes, parameter_bytes, bound, state, state_bytes)
     check_plan(graph, plan)
     return plan
+
+
+def placed(graph: Graph) -> Placed:
+    """Return `graph` with the places of its tensors."""
+    return Placed(graph, plan_memory(graph))
 
 
 def _in_a_row(tensors: Iterable[Tensor]) -> tuple[tuple[tuple[str, int], ...], int]:

@@ -1,4 +1,4 @@
-"""Updates fused with gradients: Graph -> Graph in which a large weight gradient is nowhere whole.
+"""Rows of weight gradients: Graph -> placed Graph in which a large weight gradient is nowhere whole.
 
 A layer's weight gradient is read by its update alone, where nothing waits for the end of a batch. Its rows are then
 computed block by block, each block followed by its update, in a buffer of one block. All values are the same bits. Only
@@ -14,6 +14,8 @@ from itertools import pairwise
 from tinyclf.device.graph.ir import Attribute, BlobOf, Call, DataOf, Graph, Node, Phase, Tensor, check, gradient_name
 from tinyclf.device.graph.kernels import KERNELS
 from tinyclf.device.memory.placement import Placement, lifetimes, max_live, peak_of, place
+from tinyclf.device.memory.plan import Placed
+from tinyclf.device.memory.planner import plan_at
 
 TABLE_BYTES = 256  # about what a block costs in tables: two nodes, two calls, three blobs
 
@@ -28,8 +30,11 @@ class _Pair:
     updates: tuple[int, ...]
 
 
-def fuse_updates(graph: Graph) -> Graph:
-    """Return the step in a smaller arena, where cutting weight gradients into blocks gives one; checked."""
+def cut_rows(graph: Graph) -> Placed:
+    """Return the step, placed, in a smaller arena where cutting weight gradients into blocks gives one; checked.
+
+    The places are known here because they tell what is gained.
+    """
     best, best_placed = graph, _placed(graph)
     tried: set[str] = set()
     while pair := _next_pair(best, best_placed, tried):
@@ -40,7 +45,7 @@ def fuse_updates(graph: Graph) -> Graph:
         if peak_of(best_placed) - peak_of(placed) > TABLE_BYTES * num_blocks:
             best, best_placed = cut, placed
     check(best)
-    return best
+    return Placed(best, plan_at(best, best_placed))
 
 
 def _placed(graph: Graph) -> tuple[Placement, ...]:

@@ -52,7 +52,7 @@ class _Path:
 class SegmentSearch:
     """The choices of one training step; `cheapest` picks among them.
 
-    The first `num_frozen_calls` calls are never repeated: later epochs may leave them out, see feature_memory.py.
+    The first `num_frozen_calls` calls are never repeated: later epochs may leave them out, see kept_features.py.
     """
 
     def __init__(self, graph: Graph, *, num_frozen_calls: int = 0) -> None:

@@ -10,27 +10,27 @@ from tinyclf.device.memory.plan import MemoryPlan
 
 
 @dataclass(frozen=True)
-class Segment:
+class Piece:
     """A piece of the block of parameters, in bytes."""
 
     offset: int
     num_bytes: int
 
 
-def trained_segments(graph: Graph, plan: MemoryPlan) -> list[Segment]:
+def trained_pieces(graph: Graph, plan: MemoryPlan) -> list[Piece]:
     """Return all that is trained in whole as one piece, then the trained part of each parameter that is not."""
     parameters = graph.tensors_of(Role.PARAMETER)
-    parts = [Segment(plan.offsets[t.name], t.trained_bytes) for t in parameters if t.trained_channels is not None]
+    parts = [Piece(plan.offsets[t.name], t.trained_bytes) for t in parameters if t.trained_channels is not None]
     rest = [plan.offsets[t.name] for t in parameters if not t.trained or t.trained_channels is not None]
-    whole = Segment(0, min(rest, default=plan.parameter_bytes))
+    whole = Piece(0, min(rest, default=plan.parameter_bytes))
     return [*([whole] if whole.num_bytes else []), *sorted(parts, key=lambda s: s.offset)]
 
 
-def file_offset(segments: Iterable[Segment], offset: int) -> int:
+def file_offset(pieces: Iterable[Piece], offset: int) -> int:
     """Return where among the weights of the file that begins which lies at `offset` of the parameters."""
     end = 0
-    for segment in segments:
-        if segment.offset <= offset < segment.offset + segment.num_bytes:
-            return end + offset - segment.offset
-        end += segment.num_bytes
-    raise AssertionError(f"no segment holds the offset {offset}")
+    for piece in pieces:
+        if piece.offset <= offset < piece.offset + piece.num_bytes:
+            return end + offset - piece.offset
+        end += piece.num_bytes
+    raise AssertionError(f"no piece holds the offset {offset}")

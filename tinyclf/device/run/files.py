@@ -186,29 +186,21 @@ class WeightsHeader:
 
     net: int
     source: int
-    variant: str
-    k: int
+    trained: Variant
     tensors: tuple[TrainedTensor, ...]
     num_bytes: int
-    layers: tuple[str, ...] = ()
-    bias_only: bool = False
-    channels: tuple[tuple[str, float], ...] = ()
-
-    @property
-    def trained(self) -> Variant:
-        """Return what was trained."""
-        return Variant(self.variant, self.k, self.layers, self.bias_only, self.channels)
 
     def to_bytes(self) -> bytes:
         """Return the file's beginning, up to the weights: a multiple of 16 bytes."""
+        what = self.trained
         about = {
             "net": f"{self.net:016x}",
             "source": f"{self.source:016x}",
-            "variant": self.variant,
-            "k": self.k,
-            **({"layers": self.layers} if self.layers else {}),
-            **({"bias_only": True} if self.bias_only else {}),
-            **({"train_channels": self.trained.fractions} if self.channels else {}),
+            "variant": what.name,
+            "k": what.k,
+            **({"layers": what.layers} if what.layers else {}),
+            **({"bias_only": True} if what.bias_only else {}),
+            **({"train_channels": what.fractions} if what.channels else {}),
             "tensors": [{"name": t.name, "shape": list(t.shape), "offset": t.offset} for t in self.tensors],
         }
         text = json.dumps(about).encode()
@@ -236,7 +228,6 @@ def read_weights(path: Path) -> tuple[WeightsHeader, dict[str, NDArray[np.float3
         raise BadInput(f"{path}: is damaged (wrong CRC): take it from the device again")
     try:
         header = _parse_about(json.loads(content[_WEIGHTS_HEADER.size : start]), num_bytes)
-        header.trained  # noqa: B018 - it checks what was trained
         block = content[start : start + num_bytes]
         values = {
             t.name: np.frombuffer(block, FLOAT32.numpy, math.prod(t.shape), t.offset).reshape(t.shape)
@@ -268,13 +259,15 @@ def _parse_about(about: dict[str, Any], num_bytes: int) -> WeightsHeader:
     return WeightsHeader(
         net=net,
         source=source,
-        variant=str(about["variant"]),
-        k=count(about["k"], MOST_BLOCKS),
+        trained=Variant(
+            str(about["variant"]),
+            count(about["k"], MOST_BLOCKS),
+            tuple(str(glob) for glob in about.get("layers", ())),
+            bool(about.get("bias_only", False)),
+            parse_fractions([str(text) for text in about.get("train_channels", ())]),
+        ),
         tensors=tensors,
         num_bytes=num_bytes,
-        layers=tuple(str(glob) for glob in about.get("layers", ())),
-        bias_only=bool(about.get("bias_only", False)),
-        channels=parse_fractions([str(text) for text in about.get("train_channels", ())]),
     )
 
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from tinyclf.device.graph.ir import Graph
-from tinyclf.device.lowering.lower import training_graph
-from tinyclf.device.memory.kept_features import FeatureMemory, feature_memory
 from tinyclf.device.run.files import Samples
 from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.recipe.variant import Variant
@@ -20,32 +15,22 @@ from tinyclf.recipe.variant import Variant
 
 @dataclass(frozen=True)
 class Job:
-    """What to deploy: a model with BatchNorm folded, samples (N, C, H, W), one-hot labels (N, classes), and how."""
+    """What to deploy: a model with BatchNorm folded, samples (N, C, H, W), one-hot labels (N, classes), and how.
+
+    `command` is how the user asked for it, up to the number of samples, and `options` what stands behind that: they
+    stand in the emitted headers.
+    """
 
     model: nn.Module
     samples: NDArray[np.float32]
     labels: NDArray[np.float32]
     num_steps: int  # one sample each
     rule: UpdateRule
-    command: str  # how the user asked for it; stands in the emitted headers
+    command: str
+    options: str = ""
     recompute: bool = False  # activations, where they would not fit the target; where all fits, as few bytes as can be
     gradients: bool = True  # are reported; otherwise a step does just what it does within a training run
-
-
-class Step(Protocol):
-    """What a job of single steps and a training run say of a step alike."""
-
-    @property
-    def model(self) -> nn.Module:
-        """Return the model, BatchNorm folded."""
-
-    @property
-    def num_steps(self) -> int:
-        """Count steps, one sample each."""
-
-    @property
-    def recompute(self) -> bool:
-        """Tell whether activations are recomputed."""
+    fewer_will_do: bool = False  # of the samples, the first that fit, at least one
 
 
 @dataclass(frozen=True)
@@ -72,22 +57,3 @@ class TrainingJob:
     def num_steps(self) -> int:
         """Count steps, one sample each."""
         return self.num_epochs * len(self.samples.train_images)
-
-    @cached_property
-    def graph(self) -> Graph:
-        """Return one step, without recomputation.
-
-        Raises:
-            Unsupported: a layer cannot be lowered.
-        """
-        _, channels, height, width = self.samples.train_images.shape
-        return training_graph(self.model, input_shape=(channels, height, width), rule=self.rule)
-
-    @cached_property
-    def features(self) -> FeatureMemory | None:
-        """Return what the run keeps of its samples.
-
-        Raises:
-            BadInput, DoesNotFit: see `feature_memory`.
-        """
-        return feature_memory(self.graph, kind=self.cache, num_samples=len(self.samples.train_labels))

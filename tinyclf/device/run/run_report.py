@@ -39,6 +39,7 @@ FEATURE_SOURCE = "that of single steps: kept features against PyTorch's, beyond 
 
 def _checks(
     job: TrainingJob,
+    features: FeatureMemory | None,
     log: DeviceLog,
     weights: Mapping[str, NDArray[np.float32]],
     expected: ReferenceRun,
@@ -51,7 +52,8 @@ def _checks(
     """
     error = np.abs(log.losses - expected.losses)
     loss_error = float(error.max()) if np.isfinite(error).all() else math.inf
-    own = reference(job, dtype=torch.float32, codes=codes) if RUN_BOUNDS[FLOAT32].loss < loss_error < math.inf else None
+    is_far = RUN_BOUNDS[FLOAT32].loss < loss_error < math.inf
+    own = reference(job, features, dtype=torch.float32, codes=codes) if is_far else None
     drift = own if own and is_drift(error, own, expected) else None
 
     def check(name: str, error: float, bound: float, own_error: float | None) -> Check:
@@ -90,12 +92,17 @@ def _device_codes(features: FeatureMemory, project: Path) -> Codes:
     return {t.layer: DeviceCodes(*values) for t, values in zip(features.tensors, kept, strict=True)}
 
 
-def reference(job: TrainingJob, *, dtype: torch.dtype = torch.float64, codes: Codes | None = None) -> ReferenceRun:
-    """Return PyTorch's run of `job`, in the order in which the device visits the samples.
+def reference(
+    job: TrainingJob,
+    features: FeatureMemory | None = None,
+    *,
+    dtype: torch.dtype = torch.float64,
+    codes: Codes | None = None,
+) -> ReferenceRun:
+    """Return PyTorch's run of `job`, in the order in which the device visits the samples, with `features` kept of them.
 
     `codes`: the features that the device quantised; what rounding may have put on either side is taken from them.
     """
-    features = job.features
 
     def quantized(model: nn.Module) -> QuantizedFeatures:
         assert features is not None
@@ -111,7 +118,7 @@ def reference(job: TrainingJob, *, dtype: torch.dtype = torch.float64, codes: Co
         order=order,
         rule=job.rule,
         dtype=dtype,
-        quantized=quantized if job.cache == "int8" else None,
+        quantized=quantized if features and features.kind == "int8" else None,
     )
 
 

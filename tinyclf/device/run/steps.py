@@ -16,6 +16,7 @@ from tinyclf.device.emit.upstream import Upstream
 from tinyclf.device.graph.dtypes import BOUNDS, FLOAT32
 from tinyclf.device.graph.ir import Role, gradient_name
 from tinyclf.device.graph.traces import kinks, whole_gradients
+from tinyclf.device.memory.samples import num_linked
 from tinyclf.device.reference.steps import LOGITS, LOSS, Trajectory, training_steps
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.program import make_program, require_fit
@@ -35,9 +36,19 @@ def emit_project(
         BadInput: `out` holds something else.
     """
     program = make_program(job, target, num_cores=num_cores, upstream=upstream)
-    require_fit(program, target, num_cores=num_cores)
-    write_project(emit(program, target=target, num_cores=num_cores or target.num_cores, command=job.command), out)
+    write_steps(program, job, target, out, num_cores=num_cores)
     return program
+
+
+def write_steps(program: Program, job: Job, target: Target, out: Path, *, num_cores: int | None = None) -> None:
+    """Write the C project of a job whose program is known to `out`.
+
+    Raises:
+        DoesNotFit, BadInput: see `emit_project`.
+    """
+    require_fit(program, target, num_cores=num_cores)
+    command = f"{job.command} --samples {num_linked(program.source)}{job.options}"
+    write_project(emit(program, target=target, num_cores=num_cores or target.num_cores, command=command), out)
 
 
 def execute(job: Job, program: Program, target: Target, project: Path, *variables: str) -> Report:
@@ -93,8 +104,8 @@ def _comparison(
 def _golden(job: Job, program: Program, device: list[dict[str, NDArray[np.float32]]], *, follow: bool) -> Trajectory:
     return training_steps(
         job.model,
-        job.samples,
-        job.labels,
+        job.samples[: num_linked(program.source)],
+        job.labels[: num_linked(program.source)],
         num_steps=job.num_steps,
         rule=job.rule,
         kinks=kinks(program.graph),

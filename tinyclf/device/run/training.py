@@ -16,9 +16,11 @@ from tinyclf.device import targets
 from tinyclf.device.emit.program import Program, TrainingRun
 from tinyclf.device.emit.project import emit
 from tinyclf.device.emit.upstream import Upstream
+from tinyclf.device.footprint.fitting import Surroundings
 from tinyclf.device.graph.dtypes import BOUNDS, INT8
 from tinyclf.device.graph.ir import Role
-from tinyclf.device.memory.trained_pieces import file_offset, trained_segments
+from tinyclf.device.memory.samples import Streamed, kept_features
+from tinyclf.device.memory.trained_pieces import file_offset, trained_pieces
 from tinyclf.device.run.files import (
     REFUSALS,
     SamplesFile,
@@ -31,9 +33,10 @@ from tinyclf.device.run.files import (
     samples_file_bytes,
 )
 from tinyclf.device.run.job import TrainingJob
-from tinyclf.device.run.program import plan_program, require_fit
+from tinyclf.device.run.program import program_of, require_fit
 from tinyclf.device.run.project import write_project
 from tinyclf.device.run.run_report import FEATURE_SOURCE, Check, TrainingReport, _checks, _device_codes, reference
+from tinyclf.device.run.step import PlannedStep, plan_step
 from tinyclf.device.run.verdicts import judge
 from tinyclf.device.targets.target import Target
 
@@ -49,51 +52,50 @@ def net_number(model: nn.Module) -> int:
 def make_training_program(
     job: TrainingJob, target: Target | None = None, *, num_cores: int | None = None, upstream: Upstream | None = None
 ) -> Program:
-    """Lower and plan a training run for `target`, which says how much memory there is, and whether there are tiles.
-
-    With `upstream`, for that checkout's kernels where they are right, which compute where the tensors lie.
+    """Plan the step of a training run for `target`, and put the weights and settings that it starts from beside it.
 
     Raises:
-        DoesNotFit: not even with recomputation, where that is asked for, or a call's smallest tile is larger than L1.
-        Unsupported: a layer cannot be lowered.
+        DoesNotFit, Unsupported, BadInput: see `plan_step`.
     """
-    features = job.features
-    program = plan_program(
-        job.graph,
-        job,
-        target=target,
-        num_cores=num_cores,
-        num_samples=None,
-        features=features,
+    num, channels, height, width = job.samples.train_images.shape
+    step = plan_step(
+        job.model,
+        image=(channels, height, width),
+        rule=job.rule,
+        around=Surroundings(target, Streamed(num, job.cache), num_cores),
+        recompute=job.recompute,
         upstream=upstream,
+        traces=lambda graph: frozenset(),
     )
-    graph, values = program.graph, program.values
-    segments = trained_segments(graph, program.plan)
-    header = WeightsHeader(
-        net=net_number(job.model),
-        source=job.source,
-        variant=job.variant.name,
-        k=job.variant.k,
-        tensors=tuple(
-            TrainedTensor(t.name, t.trained_shape, file_offset(segments, program.plan.offsets[t.name]))
-            for t in graph.tensors_of(Role.PARAMETER)
-            if t.trained
-        ),
-        num_bytes=sum(s.num_bytes for s in segments),
-        layers=job.variant.layers,
-        bias_only=job.variant.bias_only,
-        channels=job.variant.channels,
-    )
-    start = (part for name, value in sorted(values.items()) for part in (name, value.tobytes()))
+    assert isinstance(step.around.samples, Streamed)
+    program = program_of(step, job.model, num_steps=job.num_steps)
+    start = (part for name, value in sorted(program.values.items()) for part in (name, value.tobytes()))
+    features = repr(step.around.samples.features)
     run = TrainingRun(
-        run=number_of(repr(graph), repr(program.plan), *start, job.num_epochs, job.seed, repr(features)),
+        number=number_of(repr(step.graph), repr(step.plan), *start, job.num_epochs, job.seed, features),
         seed=job.seed,
         num_epochs=job.num_epochs,
         checkpoint_every=job.checkpoint_every,
-        weights_header=header.to_bytes(),
-        features=features,
+        weights_header=_weights_header(job, step).to_bytes(),
+        samples=step.around.samples,
     )
     return replace(program, training=run)
+
+
+def _weights_header(job: TrainingJob, step: PlannedStep) -> WeightsHeader:
+    """Return what the weights file of a run begins with."""
+    pieces = trained_pieces(step.graph, step.plan)
+    return WeightsHeader(
+        net=net_number(job.model),
+        source=job.source,
+        trained=job.variant,
+        tensors=tuple(
+            TrainedTensor(t.name, t.trained_shape, file_offset(pieces, step.plan.offsets[t.name]))
+            for t in step.graph.tensors_of(Role.PARAMETER)
+            if t.trained
+        ),
+        num_bytes=sum(s.num_bytes for s in pieces),
+    )
 
 
 def require_file(target: Target, *, num_train: int, num_test: int, shape: Sequence[int]) -> None:
@@ -152,7 +154,12 @@ def _is_same(path: Path, content: bytes) -> bool:
 
 
 def execute_training(
-    job: TrainingJob, target: Target, project: Path, *variables: str, on_end: Callable[[], object] = lambda: None
+    job: TrainingJob,
+    program: Program,
+    target: Target,
+    project: Path,
+    *variables: str,
+    on_end: Callable[[], object] = lambda: None,
 ) -> TrainingReport:
     """Build and run an emitted training run, and compare it with PyTorch's; write report.json and weights.bin into it.
 
@@ -168,7 +175,7 @@ def execute_training(
     resumed_after = run_program(project, *variables)
     on_end()
     cores = next((int(v.split("=")[1]) for v in variables if v.startswith("NUM_CORES=")), target.num_cores)
-    outcome = _compare(job, project, target, num_cores=cores, resumed_after=resumed_after)
+    outcome = _compare(job, program, project, target, num_cores=cores, resumed_after=resumed_after)
     write_text(project / "report.json", json.dumps(outcome.to_dict(), indent=1) + "\n")
     content = (project / "build" / "weights.bin").read_bytes()
     write_whole(project / "weights.bin", lambda temporary: temporary.write_bytes(content))
@@ -204,14 +211,14 @@ def _two_words(words: Any) -> int:
 
 
 def _compare(
-    job: TrainingJob, project: Path, target: Target, *, num_cores: int, resumed_after: int | None
+    job: TrainingJob, program: Program, project: Path, target: Target, *, num_cores: int, resumed_after: int | None
 ) -> TrainingReport:
     log = read_log(project / "build" / "log.bin", num_steps=job.num_steps)
     _, weights = read_weights(project / "build" / "weights.bin")
-    features = job.features
+    features = kept_features(program.source)
     codes = _device_codes(features, project) if features and features.kind == "int8" else None
-    expected = reference(job, codes=codes)
-    checks = _checks(job, log, weights, expected, codes)
+    expected = reference(job, features, codes=codes)
+    checks = _checks(job, features, log, weights, expected, codes)
     if codes:
         worst, bound = expected.worst_feature, BOUNDS[INT8].step
         checks.append(Check("kept features", worst, bound, FEATURE_SOURCE, judge(worst, bound=bound)))

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tinyclf.base.errors import BadInput, CheckFailed
+from tinyclf.device.memory.plan import Placed
 from tinyclf.device.run.job import Job
 from tinyclf.device.run.profiling import CYCLES
 from tinyclf.device.run.program import make_program
-from tinyclf.device.run.steps import emit_project, execute
+from tinyclf.device.run.step import target_tiles
+from tinyclf.device.run.steps import execute, write_steps
 from tinyclf.device.targets.results import RECORD_CALL, read_records
 from tinyclf.device.targets.target import Target, require_tools
 from tinyclf.device.tiles.choose import Choice, Work, candidates
@@ -40,7 +42,7 @@ class Tuning:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Measured:
     """Cycles of a step's operations, in order, with their keys; None: not tiled."""
 
     keys: tuple[str | None, ...]
@@ -63,8 +65,11 @@ class _Bench:
         assert target.tile_bytes is not None
         self._job, self._target, self._table = job, target, table
         program = make_program(job, replace(target, tile_table=None))
+        self._program = program
         self._num_bytes = buffer_bytes(target.tile_bytes)
-        works = tiled_works(program.graph, program.plan, l1_bytes=target.tile_bytes, traced=program.traced)
+        works = tiled_works(
+            program.graph, program.plan, l1_bytes=target.tile_bytes, costs=target.costs, traced=program.traced
+        )
         self.keys = tuple(work_key(work, self._num_bytes) if work else None for work in works)
         self.works: dict[str, Work] = {key: w for key, w in zip(self.keys, works, strict=True) if key and w}
 
@@ -72,10 +77,10 @@ class _Bench:
         """Return at most `most` tilings: the one of the table, if it has one, then those of the cost model."""
         work = self.works[key]
         tuned = self._table.choice(work, self._num_bytes)
-        best = candidates(work, self._num_bytes, most)
+        best = candidates(work, self._num_bytes, self._target.costs, most)
         return ([tuned, *(c for c in best if c != tuned)] if tuned else best)[:most]
 
-    def run(self, choices: dict[str, Choice]) -> _Run:
+    def run(self, choices: dict[str, Choice]) -> _Measured:
         """Build, run and verify the step with operations cut by `choices`, the others as before.
 
         Raises:
@@ -85,12 +90,14 @@ class _Bench:
             file, project = Path(folder) / "tiles.json", Path(folder) / "project"
             write_table(file, self._table.with_entries({key: Entry(choice, 0) for key, choice in choices.items()}))
             target = replace(self._target, tile_table=file)
-            program = emit_project(self._job, target, project)
+            placed, traced = Placed(self._program.graph, self._program.plan), self._program.traced
+            program = replace(self._program, tiles=target_tiles(placed, target, traced=traced))
+            write_steps(program, self._job, target, project)
             report = execute(self._job, program, target, project, CYCLES)
             cycles = [int(words.view("<u8")[0]) for record, _, words in read_records(project) if record == RECORD_CALL]
         if not report.passed:
             raise CheckFailed("a step differs from PyTorch: no table was written; deploy --execute shows the values")
-        return _Run(self.keys, tuple(cycles))
+        return _Measured(self.keys, tuple(cycles))
 
 
 def tune(
@@ -116,7 +123,7 @@ def tune(
     require_tools(target)
     bench = _Bench(replace(job, num_steps=1, gradients=False), target, table)
     offered = {key: bench.candidates(key, num_candidates) for key in bench.works}
-    rounds: list[_Run] = []
+    rounds: list[_Measured] = []
     for number in range(max(len(choices) for choices in offered.values())):
         rounds.append(bench.run({key: choices[min(number, len(choices) - 1)] for key, choices in offered.items()}))
         notify(f"candidate {number + 1} of {num_candidates}: {rounds[-1].total:,} cycles")
@@ -140,7 +147,7 @@ def tune(
     return Tuning(table.with_entries(entries), ops, first.total, together.total)
 
 
-def _gain(key: str, before: _Run, after: _Run, changed: set[str]) -> int:
+def _gain(key: str, before: _Measured, after: _Measured, changed: set[str]) -> int:
     """Return the cycles that a key's operations gained, with those behind them that were not changed themselves."""
     gains = [b - a for b, a in zip(before.cycles, after.cycles, strict=True)]
     behind = (*before.keys[1:], None)

@@ -11,7 +11,6 @@ from tinyclf.device.targets.results import (
 )
 from tinyclf.device.targets.target import (
     L1_ALIGNMENT,
-    MOST_TILE_BYTES,
     Target,
     find_target,
     find_targets,
@@ -21,7 +20,6 @@ from tinyclf.device.targets.target import (
 __all__ = [
     "ELF",
     "L1_ALIGNMENT",
-    "MOST_TILE_BYTES",
     "RECORD_END",
     "RECORD_REFUSED",
     "RECORD_RESUMED",

@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from tinyclf.base.errors import BadInput, ToolFailed
 from tinyclf.base.resources import resource_dir
 from tinyclf.base.sizes import parse_bytes
-from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT
-
-if TYPE_CHECKING:
-    pass
-
+from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT, MOST_TILE_BYTES
+from tinyclf.device.targets.costs import Costs
+from tinyclf.device.targets.sections import read_section
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,7 +22,6 @@ else:
     import tomli as tomllib
 
 L1_ALIGNMENT = BLOCK_ALIGNMENT
-MOST_TILE_BYTES = L1_ALIGNMENT << 16  # of L1: as far as buffers are numbered, in uint16_t
 TILE_TABLE = "tiles.json"  # of a target's folder
 
 
@@ -78,6 +74,7 @@ class Target:
     shared: tuple[str, ...]  # files of deployers/ that the port is built with
     tools: dict[str, str]  # command -> what brings it
     files: dict[str, str]  # absolute path -> what brings it
+    costs: Costs
     macs_per_cycle: float | None = None  # at most, on all cores; None: not cycle-accurate
     file_bytes: int | None = None  # the most of a file that its programs can read; None: as much as wanted
     tile_table: Path | None = None  # which tiles were measured to be best; None: those of the cost model
@@ -126,43 +123,139 @@ def find_tool(command: str) -> str | None:
     return shutil.which(command, path=os.pathsep.join(folders)) or shutil.which(command)
 
 
+@dataclass(frozen=True)
+class _RegionTable:
+    """A region as target.toml has it."""
+
+    origin: int | None = None
+    bytes: int | None = None
+    stack_bytes: int = 0
+    core_stack_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class _TilesTable:
+    """Where tiles lie."""
+
+    region: str
+
+
+@dataclass(frozen=True)
+class _UpstreamTable:
+    """What differs of programs with upstream's kernels."""
+
+    base: int
+
+
+@dataclass(frozen=True)
+class _CodeTable:
+    """The bounds of code and constants."""
+
+    base: int
+    training_run: int
+    rule: int
+    kernel: int
+    tiles: TileCodeBound | None = None
+    upstream: _UpstreamTable | None = None
+
+    @property
+    def bound(self) -> CodeBound:
+        """Return the bound of programs with our kernels."""
+        return CodeBound(self.base, self.training_run, self.rule, self.kernel, self.tiles)
+
+    @property
+    def upstream_bound(self) -> CodeBound | None:
+        """Return the bound of programs with upstream's kernels; what else they have is bounded as without."""
+        return replace(self.bound, base=self.upstream.base, tiles=None) if self.upstream else None
+
+
+@dataclass(frozen=True)
+class _TargetTable:
+    """A target.toml; `costs` names another target whose costs are this one's too."""
+
+    description: str
+    num_cores: int
+    most_cores: int
+    cycles: bool
+    regions: dict[str, _RegionTable]
+    costs: Costs | str
+    tools: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
+    shared: tuple[str, ...] = ()
+    macs_per_cycle: float | None = None
+    file_bytes: int | None = None
+    tiles: _TilesTable | None = None
+    code: _CodeTable | None = None
+
+
 @cache
 def find_targets() -> dict[str, Target]:
-    """Return every target by name: each folder of deployers/ with a target.toml is one."""
-    found = {}
-    for file in sorted(resource_dir("deployers").glob("*/target.toml")):
-        table: dict[str, Any] = tomllib.loads(file.read_text())
-        found[file.parent.name] = Target(
-            name=file.parent.name,
-            folder=file.parent,
-            description=table["description"],
-            num_cores=table["num_cores"],
-            most_cores=table["most_cores"],
-            counts_cycles=table["cycles"],
-            regions=tuple(_region(name, region) for name, region in table["regions"].items()),
-            tile_region=table.get("tiles", {}).get("region"),
-            l1_bytes=table["regions"][table["tiles"]["region"]]["bytes"] if "tiles" in table else None,
-            code=_code_bound(table["code"]) if "code" in table else None,
-            upstream_code=_upstream_bound(table["code"]) if "upstream" in table.get("code", {}) else None,
-            shared=tuple(table.get("shared", ())),
-            tools=table.get("tools", {}),
-            files=table.get("files", {}),
-            macs_per_cycle=table.get("macs_per_cycle"),
-            file_bytes=table.get("file_bytes"),
-            tile_table=file.with_name(TILE_TABLE) if file.with_name(TILE_TABLE).is_file() else None,
-        )
-    return found
+    """Return every target by name: each folder of deployers/ with a target.toml is one.
+
+    Raises:
+        BadInput: see `read_targets`.
+    """
+    return read_targets(resource_dir("deployers"))
 
 
-def _code_bound(table: dict[str, Any]) -> CodeBound:
-    tiles = table.get("tiles")
-    plain = {name: value for name, value in table.items() if not isinstance(value, dict)}
-    return CodeBound(**plain, tiles=TileCodeBound(**tiles) if tiles else None)
+def read_targets(folder: Path) -> dict[str, Target]:
+    """Return the targets of a folder by name.
+
+    Raises:
+        BadInput: a target.toml is no TOML, or one of its keys is missing, unknown or wrong.
+    """
+    files = {file.parent.name: file for file in sorted(folder.glob("*/target.toml"))}
+    tables = {name: _read_table(file) for name, file in files.items()}
+    return {name: _target(files[name], table, _costs(name, tables)) for name, table in tables.items()}
 
 
-def _upstream_bound(table: dict[str, Any]) -> CodeBound:
-    """Return the bound of programs with upstream's kernels; what else they have is bounded as without."""
-    return replace(_code_bound({**table, **table["upstream"]}), tiles=None)
+def _read_table(file: Path) -> _TargetTable:
+    where = f"{file.parent.name}/{file.name}"
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{where}: is no TOML: {error}") from error
+    table = read_section(_TargetTable, content, where)
+    if table.tiles and (table.tiles.region not in table.regions or table.regions[table.tiles.region].bytes is None):
+        raise BadInput(f"{where} [tiles]: 'region' is '{table.tiles.region}': it must be a region with 'bytes'")
+    return table
+
+
+def _costs(name: str, tables: dict[str, _TargetTable]) -> Costs:
+    """Return the costs of a target: its own, or those of the one that it names."""
+    costs = tables[name].costs
+    if isinstance(costs, Costs):
+        return costs
+    others = tables[costs].costs if costs in tables else None
+    if not isinstance(others, Costs):
+        raise BadInput(f"{name}/target.toml: 'costs' is '{costs}': it must be a target that has costs of its own")
+    return others
+
+
+def _target(file: Path, table: _TargetTable, costs: Costs) -> Target:
+    tile_table = file.with_name(TILE_TABLE)
+    return Target(
+        name=file.parent.name,
+        folder=file.parent,
+        description=table.description,
+        num_cores=table.num_cores,
+        most_cores=table.most_cores,
+        counts_cycles=table.cycles,
+        regions=tuple(
+            Region(name, r.origin, r.bytes, r.stack_bytes, r.core_stack_bytes) for name, r in table.regions.items()
+        ),
+        tile_region=table.tiles.region if table.tiles else None,
+        l1_bytes=table.regions[table.tiles.region].bytes if table.tiles else None,
+        code=table.code.bound if table.code else None,
+        upstream_code=table.code.upstream_bound if table.code else None,
+        shared=table.shared,
+        tools=table.tools,
+        files=table.files,
+        costs=costs,
+        macs_per_cycle=table.macs_per_cycle,
+        file_bytes=table.file_bytes,
+        tile_table=tile_table if tile_table.is_file() else None,
+    )
 
 
 def with_l1(target: Target, text: str) -> Target:
@@ -204,16 +297,6 @@ def l1_option(target: Target) -> str:
     if target.l1_bytes == usual.l1_bytes:
         return table
     return (" --l1 off" if target.l1_bytes is None else f" --l1 {target.l1_bytes}") + table
-
-
-def _region(name: str, table: dict[str, int]) -> Region:
-    return Region(
-        name=name,
-        origin=table.get("origin"),
-        num_bytes=table.get("bytes"),
-        stack_bytes=table.get("stack_bytes", 0),
-        core_stack_bytes=table.get("core_stack_bytes", 0),
-    )
 
 
 def find_target(name: str) -> Target:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT
-from tinyclf.device.graph.ir import PERSISTENT, Graph, Role
+from tinyclf.device.graph.ir import PERSISTENT, Call, Graph, Role
 from tinyclf.device.graph.kernels import DIRECTIONS, FW, IG, KERNELS, TILES
 from tinyclf.device.graph.tile_bodies import Tile
 from tinyclf.device.memory.plan import MemoryPlan
@@ -46,9 +47,12 @@ def check_tiles(graph: Graph, plan: MemoryPlan, tiles: TilePlan, *, traced: froz
             _check_copies(graph, plan, op)
             _check_outputs(graph, op)
             _check_windows(op)
+            if TILES[op.body].kind == "grouped":
+                _check_groups(graph, op)
             _check_sums(op)
             _check_early(graph, plan, before, op)
         before = op
+    _check_moves(graph, tiles)
     stored = {o.tensor for op in tiles.ops for o in op.operands if o.store}
     stored |= {name for op in tiles.ops if not op.body for i in op.calls for name in graph.calls[i].writes}
     assert traced <= stored, f"never stored, though it is looked at: {sorted(traced - stored)}"
@@ -59,7 +63,7 @@ def _check_order(graph: Graph, plan: MemoryPlan, tiles: TilePlan) -> None:
     order = [i for op in tiles.ops for i in op.calls]
     split = {i for i in order if order.count(i) > 1}  # one call in several operations
     assert sorted(set(order)) == list(range(len(graph.calls))), "a call is left out"
-    assert all(_is_descent(KERNELS[graph.calls[i].kernel].tile) for i in split), "a call is done twice"
+    assert all(_is_in_parts(KERNELS[graph.calls[i].kernel].tile) for i in split), "a call is done twice"
     limit = graph.num_calls_within_batch
     parts = [i < limit for i in order]
     assert parts == sorted(parts, reverse=True), "a call of the end of a batch comes before it"
@@ -67,19 +71,19 @@ def _check_order(graph: Graph, plan: MemoryPlan, tiles: TilePlan) -> None:
     assert sources == _sources(graph, plan, list(dict.fromkeys(order))), "a call reads what another one wrote"
 
 
-def _is_descent(tile: Tile | None) -> bool:
-    """Tell whether a body does one parameter of a call that updates several."""
-    return tile is not None and tile.kind == "descent"
+def _is_in_parts(tile: Tile | None) -> bool:
+    """Tell whether a body does part of a call: one parameter of several that it updates, or some rows that it moves."""
+    return tile is not None and tile.kind in ("descent", "move")
 
 
 def _check_stored(graph: Graph, tiles: TilePlan) -> None:
     """Assert that whatever an operation reads, or is looked at in the end, was stored when it was last written."""
     lost: set[str] = set()
-    in_part = {
-        i for op in tiles.ops if _is_descent(TILES.get(op.body or "")) for i in op.calls
-    }  # an operation a parameter
-    descended = {o.tensor for op in tiles.ops if _is_descent(TILES.get(op.body or "")) for o in op.operands if o.store}
-    assert descended == {name for i in in_part for name in graph.calls[i].writes}, "a parameter is not updated"
+    in_parts = [op for op in tiles.ops if _is_in_parts(TILES.get(op.body or ""))]
+    in_part = {i for op in in_parts for i in op.calls}
+    stored = {o.tensor for op in in_parts for o in op.operands if o.store}
+    missing = {name for i in in_part for name in graph.calls[i].writes} ^ stored
+    assert not missing, f"is not updated, or moved: {missing}"
     for op in tiles.ops:
         calls = [graph.calls[i] for i in op.calls]
         reads = {o.tensor for o in op.operands if o.load} if op.body else {name for c in calls for name in c.reads}
@@ -186,11 +190,84 @@ def _check_outputs(graph: Graph, op: Op) -> None:
             row, stop_row, column, stop_column = o.ranges(run[0])
             count[row:stop_row, column:stop_column] += 1
         assert (count == 1).all(), f"{op.body}: {o.tensor} is not stored exactly once"
+        if TILES[op.body or ""].kind == "move":
+            continue  # see _check_moves
         tensor = graph.by_name[o.tensor]
         num = o.rows.size * o.columns.size * o.unit
         assert o.rows.size == 1 or o.stride == o.columns.size * o.unit, f"{op.body}: {o.tensor} has gaps"
         in_part = tensor.trained or tensor.role in PERSISTENT  # leading channels, or a block of rows
         assert num == tensor.num_elements or (in_part and num < tensor.num_elements), f"{op.body}: {o.tensor}"
+
+
+def _check_moves(graph: Graph, tiles: TilePlan) -> None:
+    """Assert that what is moved in parts comes from where the layer says, element by element."""
+    by_call: dict[int, list[Op]] = {}
+    for op in tiles.ops:
+        if op.body and TILES[op.body].kind == "move":
+            for i in op.calls:
+                by_call.setdefault(i, []).append(op)
+    for i, ops in by_call.items():
+        call = graph.calls[i]
+        moved = _untouched(graph, call.writes[0])
+        for op in ops:
+            by_slot = {o.slot: o for o in op.operands}
+            for index in op.indices():
+                to = _elements(by_slot["Y"], index)
+                assert (moved[to] == _UNTOUCHED).all(), f"{call.kernel} of {call.node}: an element is moved twice"
+                moved[to] = _elements(by_slot["X"], index) if "X" in by_slot else _ZERO
+        assert (moved == _moved(graph, call)).all(), f"{call.kernel} of {call.node}: elements from elsewhere"
+
+
+_UNTOUCHED, _ZERO = -2, -1
+
+
+def _untouched(graph: Graph, name: str) -> NDArray[np.int64]:
+    return np.full(graph.by_name[name].num_elements, _UNTOUCHED, np.int64)
+
+
+def _elements(operand: Operand, index: Sequence[int]) -> NDArray[np.int64]:
+    """Return the elements of its tensor that a tile is, in the order in which they lie in L1."""
+    row, stop_row, column, stop_column = operand.ranges(index)
+    columns = np.arange(column * operand.unit, stop_column * operand.unit, dtype=np.int64)
+    rows = operand.first + np.arange(row, stop_row, dtype=np.int64) * operand.stride
+    return (rows[:, None] + columns).ravel()
+
+
+def _moved(graph: Graph, call: Call) -> NDArray[np.int64]:
+    """Return for each element that a call writes the one of its input that it is, by what its layer means."""
+    row = KERNELS[call.kernel]
+    node = next(node for node in graph.nodes if node.name == call.node)
+    (x,), result = call.reads, _untouched(graph, call.writes[0])
+    source = np.arange(graph.by_name[x].num_elements, dtype=np.int64)
+    if row.layer == "shuffle":
+        groups, shape = int(str(node["groups"])), graph.by_name[x].shape
+        # Groups of channels, as a matrix with a group a row, are transposed; backwards likewise, the other way round.
+        matrix = (groups, -1) if row.direction == FW else (shape[0] // groups, groups)
+        result[:] = source.reshape(*matrix, int(np.prod(shape[1:]))).swapaxes(0, 1).ravel()
+        return result
+    first = int(str(node["first"]))
+    if len(source) > len(result):
+        result[:] = source[first : first + len(result)]
+        return result
+    if row.layer == "slice":
+        result[:] = _ZERO
+    result[first : first + len(source)] = source
+    return result
+
+
+def _check_groups(graph: Graph, op: Op) -> None:
+    """Assert that tiles of a convolution in groups have whole groups, and the inputs of just these."""
+    node = next(node for node in graph.nodes if node.name == graph.calls[op.calls[0]].node)
+    inputs, outputs = (int(str(node[name])) for name in ("group_inputs", "group_outputs"))
+    for index in op.indices():
+        into = _axis(op, "X.rows", index) or _axis(op, "DX.rows", index)
+        out = _axis(op, "Y.rows", index) or _axis(op, "DY.rows", index)
+        assert into is not None
+        assert out is not None
+        groups = [(a // num, b // num) for (a, b), num in ((into, inputs), (out, outputs))]
+        whole = all(a % num == 0 == b % num for (a, b), num in ((into, inputs), (out, outputs)))
+        assert whole, f"{op.body}: channels {into} and {out}: part of a group"
+        assert groups[0] == groups[1], f"{op.body}: channels {into} and {out}: other groups"
 
 
 def _axis(op: Op, name: str, index: Sequence[int]) -> Range | None:

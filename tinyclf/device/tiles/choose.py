@@ -8,15 +8,11 @@ from itertools import product
 from math import inf, prod
 
 from tinyclf.device.graph.dtypes import FLOAT32, DataType
+from tinyclf.device.targets.costs import Costs
 from tinyclf.device.tiles.limits import layer_fault, op_fault
 from tinyclf.device.tiles.plan import NUM_LOOPS, Op, Operand, Span
 
-# The cost model, in cycles: measured on pulp-open in GVSoC.
-_DMA_BYTES_PER_CYCLE = 7.7
-_DMA_START = 90  # of a copy, until its first byte has come
-_DMA_ROW = 1.0  # of each row of a copy in rows
-_STEP = 250  # bookkeeping of a tile
-_COPY = 30  # bookkeeping of a copy
+Cycles = Callable[[Costs, Sequence[int]], float]  # of one tile, for tile sizes by loop
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,8 @@ class Work:
     """An operation before its tiles are chosen.
 
     `sizes`: of each loop, how much there is and what a tile's size is a multiple of. `orders`: loops, outermost first.
-    `scratch` returns the floats of the scratch buffers, `cycles` how long one tile takes, for tile sizes by loop.
+    `scratch` returns the floats of the scratch buffers, `cycles` how long one tile takes on a target of such costs, for
+    tile sizes by loop.
     """
 
     calls: tuple[int, ...]
@@ -66,7 +63,7 @@ class Work:
     orders: tuple[tuple[int, ...], ...]
     num_outer: int
     uses: tuple[Use, ...]
-    cycles: Callable[[Sequence[int]], float]
+    cycles: Cycles
     layer: tuple[tuple[str, int | float], ...] = ()
     scratch: Callable[[Sequence[int]], tuple[int, ...]] = lambda tiles: ()
     needs_rule: bool = False
@@ -89,24 +86,24 @@ def _tile_sizes(size: int, multiple: int) -> list[int]:
     return sorted({min(-(-part // multiple) * multiple, size) for part in cut}, reverse=True)
 
 
-def choose(work: Work, num_bytes: int, tuned: Choice | None = None) -> Op | None:
+def choose(work: Work, num_bytes: int, costs: Costs, tuned: Choice | None = None) -> Op | None:
     """Return the tiling `tuned` of `work` if its buffers fit `num_bytes`, else the best that fits; None: none does."""
     if tuned and _cuts(work, tuned):
-        for cost, _, op in _fitting(work, [tuned], num_bytes):
+        for cost, _, op in _fitting(work, [tuned], num_bytes, costs):
             if not op_fault(op):
                 return replace(op, cycles=round(cost))
     best: Op | None = None
     least = inf
-    for cost, _, op in _fitting(work, _choices(work), num_bytes):
+    for cost, _, op in _fitting(work, _choices(work), num_bytes, costs):
         if cost < least and not op_fault(op):
             best, least = op, cost
     return replace(best, cycles=round(least)) if best else None
 
 
-def candidates(work: Work, num_bytes: int, most: int) -> list[Choice]:
+def candidates(work: Work, num_bytes: int, costs: Costs, most: int) -> list[Choice]:
     """Return the `most` best tilings of `work` that fit `num_bytes`, best first; of several that do the same, one."""
     found: dict[tuple[object, ...], tuple[float, Choice]] = {}
-    for cost, choice, op in _fitting(work, _choices(work), num_bytes):
+    for cost, choice, op in _fitting(work, _choices(work), num_bytes, costs):
         if op_fault(op):
             continue
         walked = tuple(loop for loop, count in zip(choice.order, op.counts, strict=False) if count > 1)
@@ -126,14 +123,14 @@ def _cuts(work: Work, choice: Choice) -> bool:
     return all(tile == size or (0 < tile < size and tile % multiple == 0) for tile, (size, multiple) in pairs)
 
 
-def _fitting(work: Work, choices: Iterable[Choice], num_bytes: int) -> Iterator[tuple[float, Choice, Op]]:
+def _fitting(work: Work, choices: Iterable[Choice], num_bytes: int, costs: Costs) -> Iterator[tuple[float, Choice, Op]]:
     """Yield the choices whose buffers fit, each with the cycles of the cost model before it."""
     if layer_fault(work.layer):
         return
     for choice in choices:
         op = _tiled(work, choice.tiles, choice.order)
         if sum(stop - start for start, stop in op.extents) <= num_bytes:
-            yield _cost(op, work.cycles(choice.tiles)), choice, op
+            yield _cost(op, work.cycles(costs, choice.tiles), costs), choice, op
 
 
 def _tiled(work: Work, tiles: Sequence[int], order: Sequence[int]) -> Op:
@@ -165,22 +162,23 @@ def num_changes(operand: Operand, counts: Sequence[int]) -> int:
     return prod(counts[: max(loops) + 1]) if loops else 1
 
 
-def _cost(op: Op, compute: float) -> float:
+def _cost(op: Op, compute: float, costs: Costs) -> float:
     """Return the cycles that an operation takes: the larger of DMA and compute, and what nothing overlaps."""
+    per = costs.dma
     dma = first = last = 0.0
     copies = 0
     for o in op.operands:
         if not (o.load or (o.store and o.tensor)):
             continue
         rows, row_bytes = o.rows.most, o.columns.most * o.unit * o.dtype.num_bytes
-        cycles = rows * row_bytes / _DMA_BYTES_PER_CYCLE + (rows * _DMA_ROW if row_bytes != o.row_bytes else 0)
+        cycles = rows * row_bytes / per.bytes_per_cycle + (rows * per.row if row_bytes != o.row_bytes else 0)
         changes = num_changes(o, op.counts)
         copies += changes
-        dma += changes * (cycles + 8)
+        dma += changes * (cycles + per.change)
         if o.load:
             first += cycles
         else:
             last += cycles
     per_tile = dma / op.num_tiles
-    steps = op.num_tiles * (max(compute, per_tile) + _STEP) + copies * _COPY
-    return steps + first + last + 2 * _DMA_START
+    steps = op.num_tiles * (max(compute, per_tile) + costs.tile) + copies * per.copy
+    return steps + first + last + 2 * per.latency

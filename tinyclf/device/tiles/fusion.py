@@ -17,17 +17,19 @@ from tinyclf.device.memory.plan import MemoryPlan
 from tinyclf.device.tiles.choose import Use, Work
 from tinyclf.device.tiles.kinds import (
     Names,
-    TileWindow,
     bias_gradient,
     convolution,
     depthwise,
     elementwise,
+    grouped,
     pointwise,
     pooling,
     scale,
 )
+from tinyclf.device.tiles.moves import moves
+from tinyclf.device.tiles.windows import Groups, TileWindow
 
-_WEIGHTED = ("pointwise", "depthwise", "convolution")  # kinds of tiles
+_WEIGHTED = ("pointwise", "depthwise", "convolution", "grouped")  # kinds of tiles
 # Operands with a row for each output channel; what is made of a block of rows has a tensor of its own.
 _BY_OUTPUT = ("DY", "W", "W_NEW", "B", "B_NEW", "STATE1", "STATE1_NEW", "STATE2", "STATE2_NEW")
 
@@ -109,6 +111,10 @@ class Fusion:
             return self._weighted(i, call, row)
         if tile.kind == "descent":
             return self._descents(i, call, tile)
+        if tile.kind == "move":
+            return moves(
+                row, self._nodes[call.node], i, self._graph.by_name[call.reads[0]], self._graph.by_name[call.writes[0]]
+            )
         one: Mapping[str, Callable[[int, Call, Tile], Work]] = {
             "planes": self._pooling,
             "bias": self._bias_gradient,
@@ -152,11 +158,23 @@ class Fusion:
             fused, num_out = self._with_blocks_behind(fused, call, weight.name)  # rows of what is trained
         if row.layer == "depthwise":
             return [depthwise(row, fused.names, self._window(call), num_out)]
+        if row.layer == "grouped":
+            return self._grouped(row, fused.names, call, num_out)
         if row.layer == "convolution":
             return [convolution(row, fused.names, self._window(call), weight.shape[1], num_out)]
         x = fused.names.x or fused.names.dx or ""
         pixels = 1 if row.layer == "linear" else self._size(x) // weight.shape[1]
         return [pointwise(row, fused.names, weight.shape[1], num_out, pixels)]
+
+    def _grouped(self, row: Kernel, names: Names, call: Call, num_out: int) -> list[Work]:
+        """Return a convolution in whole groups; with gaps between its taps, or with part of a group, it is none."""
+        node = self._nodes[call.node]
+        inputs, outputs = node["group_inputs"], node["group_outputs"]
+        assert isinstance(inputs, int)
+        assert isinstance(outputs, int)
+        if node.window().dilation != (1, 1) or num_out % outputs:
+            return []
+        return [grouped(row, names, self._window(call), Groups(num_out // outputs, inputs, outputs))]
 
     def _pooling(self, i: int, call: Call, tile: Tile) -> Work:
         row, window = KERNELS[call.kernel], self._window(call)
@@ -239,7 +257,7 @@ class Fusion:
         loads = [("W", w), ("DW", gradient), *((f"STATE{n}", s) for n, s in enumerate(states, start=1))]
         stores = [("W_NEW", w), *((f"STATE{n}_NEW", s) for n, s in enumerate(states, start=1))]
         return elementwise(tile.symbol, (i,), self._size(gradient), needs_rule=True, loads=loads,
-                           stores=stores, cycles=60.0 if states else 15.0)  # fmt: skip
+                           stores=stores, update=True)  # fmt: skip
 
     # --- what joins it -----------------------------------------------------------------------------------------
 

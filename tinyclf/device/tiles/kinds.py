@@ -2,68 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
 from tinyclf.device.graph.kernels import ACT_NONE, FW, IG, WG, Kernel, find
 from tinyclf.device.graph.tile_bodies import Tile
+from tinyclf.device.targets.costs import Costs
 from tinyclf.device.tiles.choose import Axis, Use, Work
-
-NUM_CORES = 8  # that the cost model counts with
-
-
-@dataclass(frozen=True)
-class TileWindow:
-    """Sizes of a layer with a window: of its input, output and kernel planes (height, width), and how it moves."""
-
-    inputs: tuple[int, int]
-    outputs: tuple[int, int]
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    pad: tuple[int, int]  # above and left; below and right it follows from the sizes
-
-    def input_rows(self, loop: int) -> Axis:
-        """Return the rows of the input that a tile of rows of the output meets."""
-        (height, _), stride, pad, kernel = self.inputs, self.stride[0], self.pad[0], self.kernel[0]
-        return Axis(height, loop, lambda rows: (rows * stride, (rows - 1) * stride + kernel, pad))
-
-    def output_rows(self, loop: int) -> Axis:
-        """Return the rows of the output that a tile of rows of the input meets; it is a multiple of the stride."""
-        stride, pad, kernel = self.stride[0], self.pad[0], self.kernel[0]
-        # No later than the row whose window begins at the tile: bodies count from there.
-        first = min(-((kernel - 1 - pad) // stride), pad // stride)
-
-        def rows_met(rows: int) -> tuple[int, int, int]:
-            step = ceil(rows / stride)
-            return step, (rows - 1 + pad) // stride + 1 - first, -first
-
-        return Axis(self.outputs[0], loop, rows_met)
-
-    @property
-    def has_usual_columns(self) -> bool:
-        """Tell whether windows are fast, as far as columns tell: has_usual_columns of fast_rows.h says the same."""
-        strides = {1: self.outputs[1], 2: 2 * self.outputs[1]}
-        is_3x3 = self.kernel == (3, 3) and self.stride[0] == self.stride[1]
-        return is_3x3 and strides.get(self.stride[1]) == self.inputs[1] >= 2 and self.pad[1] == 1
-
-    @classmethod
-    def of_fields(cls, fields: Mapping[str, int | float]) -> TileWindow:
-        """Return the window that fields of struct tcl_layer describe; those that are not named are 0."""
-        pairs = ("in_height in_width", "out_height out_width", "kernel_height kernel_width", "stride_h stride_w")
-        inputs, outputs, kernel, stride, pad = (
-            (int(fields.get(first, 0)), int(fields.get(second, 0)))
-            for first, second in (pair.split() for pair in (*pairs, "pad_top pad_left"))
-        )
-        return cls(inputs, outputs, kernel, stride, pad)
-
-    @property
-    def fields(self) -> tuple[tuple[str, int | float], ...]:
-        """Return the fields of struct tcl_layer."""
-        names = ["in_height", "in_width", "out_height", "out_width", "kernel_height", "kernel_width"]
-        names += ["stride_h", "stride_w", "pad_top", "pad_left"]
-        values = (*self.inputs, *self.outputs, *self.kernel, *self.stride, *self.pad)
-        return tuple((name, value) for name, value in zip(names, values, strict=True) if value)
+from tinyclf.device.tiles.windows import Groups, TileWindow
 
 
 @dataclass(frozen=True)
@@ -90,12 +37,14 @@ class Names:
     stores: frozenset[str] = frozenset()
 
 
-def gemm_cycles(m: int, n: int, k: int) -> float:
+def gemm_cycles(costs: Costs, m: int, n: int, k: int) -> float:
     """Return the cycles of tcl_fast_gemm_fp32 for (m, k) x (k, n): see there. Two cores share an FPU."""
-    columns = -(-m // 4) * n / NUM_CORES
+    per = costs.gemm
+    columns = -(-m // 4) * n / costs.cores
     blocks, rest = divmod(ceil(columns), 4)
     strips = max(1.0, columns / n)
-    return blocks * (32 * k + 34) + rest * (9 * k + 40) + strips * 150 + 100
+    blocks_cycles = blocks * (per.block_term * k + per.block)
+    return blocks_cycles + rest * (per.column_term * k + per.column) + strips * per.strip + per.start
 
 
 def _layer(names: Names, window: TileWindow | None = None) -> tuple[tuple[str, int | float], ...]:
@@ -155,19 +104,22 @@ def pointwise(row: Kernel, names: Names, num_in: int, num_out: int, pixels: int)
         uses = _loaded("X", names.x, inputs, px) + w + _loaded("B", names.b, out, Axis(1))
         uses += _stored(names, "Y", names.y, out, px)
         return Work(names.calls, row.tiles[0].symbol, sizes, ((0, 1, 2), (1, 0, 2)), 2, tuple(uses),
-                    lambda t: gemm_cycles(t[0], t[1], t[2]), layer)  # fmt: skip
+                    lambda c, t: gemm_cycles(c, t[0], t[1], t[2]), layer)  # fmt: skip
     if row.direction == IG:
         uses = _loaded("DY", names.dy, out, px) + w + _loaded("MASK", names.mask, inputs, px)
         uses += _stored(names, "DX", names.dx, inputs, px)
-        mask = 1.0 if names.mask else 0.0
+        num_masks = 1 if names.mask else 0
         return Work(names.calls, row.tiles[0].symbol, sizes, ((2, 1, 0), (1, 2, 0)), 2, tuple(uses),
-                    lambda t: gemm_cycles(t[2], t[1], t[0]) + mask * t[1] * t[2], layer)  # fmt: skip
+                    lambda c, t: gemm_cycles(c, t[2], t[1], t[0]) + num_masks * c.element.mask * t[1] * t[2],
+                    layer)  # fmt: skip
     uses = _loaded("X", names.x, inputs, px) + _loaded("DY", names.dy, out, px)
     uses += _parameter_grads(names, out, inputs, 1, partial=1)
 
-    def cycles(tiles: Sequence[int]) -> float:
-        update = 0.0 if not names.updates else 0.4 if tiles[1] == pixels and names.dw not in names.stores else 1.0
-        return gemm_cycles(tiles[0], tiles[2], tiles[1]) + tiles[0] * (tiles[1] / 3 + tiles[2] * update)
+    def cycles(costs: Costs, tiles: Sequence[int]) -> float:
+        per, at_once = costs.element, tiles[1] == pixels and names.dw not in names.stores
+        update = 0.0 if not names.updates else per.descent_at_once if at_once else per.descent
+        summed = tiles[1] / per.bias_per_cycle + tiles[2] * update
+        return gemm_cycles(costs, tiles[0], tiles[2], tiles[1]) + tiles[0] * summed
 
     return Work(names.calls, row.tiles[0].symbol, sizes, ((0, 2, 1),), 2, tuple(uses), cycles, layer)
 
@@ -198,7 +150,6 @@ def depthwise(row: Kernel, names: Names, window: TileWindow, num_channels: int) 
     kernel = window.kernel[0] * window.kernel[1]
     w = _loaded("W", names.w, channels, weights, kernel)
     layer = _layer(names, window)
-    per_mac = 0.33 if window.has_usual_columns else 2.0
     row_macs = float(window.outputs[1] * kernel)
     if row.direction == FW:
         uses = _planes(names, window, channels, 1, ("X", names.x, True, True)) + w
@@ -216,11 +167,11 @@ def depthwise(row: Kernel, names: Names, window: TileWindow, num_channels: int) 
         rows = (window.outputs[0], 1)
         row_macs += window.outputs[1]
 
-    def cycles(tiles: Sequence[int]) -> float:
-        per_core = (
-            ceil(tiles[0] * tiles[1] / NUM_CORES) if row.direction != WG else ceil(tiles[0] / NUM_CORES) * tiles[1]
-        )
-        return NUM_CORES * per_core * (row_macs * per_mac + 6) + 150
+    def cycles(costs: Costs, tiles: Sequence[int]) -> float:
+        num, per = costs.cores, costs.window
+        per_core = ceil(tiles[0] * tiles[1] / num) if row.direction != WG else ceil(tiles[0] / num) * tiles[1]
+        mac = per.fast_mac if window.has_usual_columns else per.mac
+        return num * per_core * (row_macs * mac + per.row) + per.start
 
     num_outer = 1 if row.direction == WG else 2
     sizes = ((num_channels, 1), rows)
@@ -245,8 +196,12 @@ def _first_layer(row: Kernel, names: Names, window: TileWindow, num_in: int, num
     row_macs = window.outputs[1] * 9 * num_in
     sizes = ((num_out, 4), (window.outputs[0], 1))
     num_outer = 2 if row.direction == FW else 1
-    return Work(names.calls, row.tiles[1].symbol, sizes, ((0, 1),), num_outer, tuple(uses),
-                lambda t: NUM_CORES * ceil(t[0] * t[1] / NUM_CORES) * row_macs * 0.32 + 300,
+
+    def cycles(costs: Costs, tiles: Sequence[int]) -> float:
+        num, per = costs.cores, costs.window
+        return num * ceil(tiles[0] * tiles[1] / num) * row_macs * per.first_layer_mac + per.first_layer_start
+
+    return Work(names.calls, row.tiles[1].symbol, sizes, ((0, 1),), num_outer, tuple(uses), cycles,
                 _layer(names, window))  # fmt: skip
 
 
@@ -273,7 +228,8 @@ def convolution(row: Kernel, names: Names, window: TileWindow, num_in: int, num_
         uses += _planes(names, window, out, 1, ("Y", names.y, False, False), stores=True)
         sizes = ((num_out, 4), (window.outputs[0], 1), (num_in, 1))
         return Work(names.calls, body, sizes, ((0, 1, 2), (1, 0, 2)), 2, tuple(uses),
-                    lambda t: gemm_cycles(t[0], t[1] * width, t[2] * kernel) + columns(t[2], t[1]) / 1.8, layer,
+                    lambda c, t: gemm_cycles(c, t[0], t[1] * width, t[2] * kernel)
+                    + columns(t[2], t[1]) / c.window.columns_per_cycle, layer,
                     lambda t: (columns(t[2], t[1]),))  # fmt: skip
     if row.direction == IG:
         uses = _planes(names, window, out, 1, ("DY", names.dy, False, True)) + w
@@ -281,16 +237,56 @@ def convolution(row: Kernel, names: Names, window: TileWindow, num_in: int, num_
         uses += _planes(names, window, inputs, 1, ("DX", names.dx, True, False), stores=True)
         sizes = ((num_out, 1), (window.inputs[0], window.stride[0]), (num_in, 4))
         return Work(names.calls, body, sizes, ((2, 1, 0), (1, 2, 0)), 2, tuple(uses),
-                    lambda t: gemm_cycles(t[2], t[1] * width, t[0] * kernel) + columns(t[0], t[1]) + turned(t),
-                layer,
+                    lambda c, t: gemm_cycles(c, t[2], t[1] * width, t[0] * kernel)
+                    + (columns(t[0], t[1]) + turned(t)) / c.window.gradient_columns_per_cycle, layer,
                     lambda t: (columns(t[0], t[1]), turned(t)))  # fmt: skip
     uses = _planes(names, window, inputs, 1, ("X", names.x, True, True))
     uses += _planes(names, window, out, 1, ("DY", names.dy, False, False))
     uses += _parameter_grads(names, out, inputs, kernel, partial=1)
     sizes = ((num_out, 4), (window.outputs[0], 1), (num_in, 1))
     return Work(names.calls, body, sizes, ((0, 2, 1),), 2, tuple(uses),
-                lambda t: gemm_cycles(t[0], t[2] * kernel, t[1] * width) + columns(t[2], t[1]) / 1.8, layer,
+                lambda c, t: gemm_cycles(c, t[0], t[2] * kernel, t[1] * width)
+                + columns(t[2], t[1]) / c.window.columns_per_cycle, layer,
                 lambda t: (columns(t[2], t[1]),))  # fmt: skip
+
+
+def grouped(row: Kernel, names: Names, window: TileWindow, groups: Groups) -> Work:
+    """Return a convolution in groups, each a convolution of its own. Loops: groups, rows."""
+    inputs, out, weights = groups.channels(groups.inputs), groups.channels(groups.outputs), Axis(groups.inputs)
+    kernel = window.kernel[0] * window.kernel[1]
+    layer, body = _layer(names, window), row.tiles[0].symbol
+    width = window.inputs[1] if row.direction == IG else window.outputs[1]
+    rows = (window.inputs[0], window.stride[0]) if row.direction == IG else (window.outputs[0], 1)
+    w = _loaded("W", names.w, out, weights, kernel)
+    turned = groups.outputs * groups.inputs * kernel
+
+    def columns(channels: int, rows: int) -> int:
+        return channels * kernel * rows * width
+
+    if row.direction == FW:
+        uses = _planes(names, window, inputs, 1, ("X", names.x, True, True)) + w
+        uses += _loaded("B", names.b, out, Axis(1))
+        uses += _planes(names, window, out, 1, ("Y", names.y, False, False), stores=True)
+        return Work(names.calls, body, ((groups.num, 1), rows), ((0, 1), (1, 0)), 2, tuple(uses),
+                    lambda c, t: t[0] * (gemm_cycles(c, groups.outputs, t[1] * width, groups.inputs * kernel)
+                        + columns(groups.inputs, t[1]) / c.window.columns_per_cycle + c.window.group), layer,
+                    lambda t: (columns(groups.inputs, t[1]),))  # fmt: skip
+    if row.direction == IG:
+        uses = _planes(names, window, out, 1, ("DY", names.dy, False, True)) + w
+        uses += _planes(names, window, inputs, 1, ("MASK", names.mask, True, False))
+        uses += _planes(names, window, inputs, 1, ("DX", names.dx, True, False), stores=True)
+        return Work(names.calls, body, ((groups.num, 1), rows), ((0, 1), (1, 0)), 2, tuple(uses),
+                    lambda c, t: t[0] * (gemm_cycles(c, groups.inputs, t[1] * width, groups.outputs * kernel)
+                        + (columns(groups.outputs, t[1]) + turned) / c.window.gradient_columns_per_cycle
+                        + c.window.group), layer,
+                    lambda t: (columns(groups.outputs, t[1]), turned))  # fmt: skip
+    uses = _planes(names, window, inputs, 1, ("X", names.x, True, True))
+    uses += _planes(names, window, out, 1, ("DY", names.dy, False, False))
+    uses += _parameter_grads(names, out, weights, kernel, partial=1)
+    return Work(names.calls, body, ((groups.num, 1), rows), ((0, 1),), 1, tuple(uses),
+                lambda c, t: t[0] * (gemm_cycles(c, groups.outputs, groups.inputs * kernel, t[1] * width)
+                    + columns(groups.inputs, t[1]) / c.window.columns_per_cycle + c.window.group), layer,
+                lambda t: (columns(groups.inputs, t[1]),))  # fmt: skip
 
 
 def bias_gradient(names: Names, num_out: int, pixels: int) -> Work:
@@ -298,7 +294,7 @@ def bias_gradient(names: Names, num_out: int, pixels: int) -> Work:
     out = Axis(num_out, 0)
     uses = _loaded("DY", names.dy, out, Axis(pixels, 1)) + list(_parameter_grads(names, out, Axis(1), 1))
     return Work(names.calls, find("bias", WG).tiles[0].symbol, ((num_out, 1), (pixels, 4)), ((0, 1),), 1, tuple(uses),
-                lambda t: ceil(t[0] / NUM_CORES) * t[1] * 2.5 + 100, _layer(names))  # fmt: skip
+                lambda c, t: ceil(t[0] / c.cores) * t[1] * c.element.bias + c.element.start, _layer(names))  # fmt: skip
 
 
 Fields = tuple[tuple[str, int | float], ...]  # of struct tcl_layer
@@ -318,10 +314,16 @@ def pooling(row: Kernel, names: Names, window: TileWindow, num_channels: int, mo
     if of_all and is_global:
         sizes = ((num_channels, 1), (inputs.size, 4))
         return Work(names.calls, of_all.symbol, sizes, ((0, 1),), 1 if names.y else 2, tuple(uses),
-                    lambda t: ceil(t[0] / NUM_CORES) * (t[1] * 3 + 30) + 100, _layer(names, window))  # fmt: skip
-    work = window.kernel[0] * window.kernel[1] * outputs.size * 4 + outputs.size * 80
-    return Work(names.calls, row.tiles[0].symbol, ((num_channels, 1),), ((0,),), 1, tuple(uses),
-                lambda t: ceil(t[0] / NUM_CORES) * work + 100, (*_layer(names, window), *more))  # fmt: skip
+                    lambda c, t: ceil(t[0] / c.cores) * (t[1] * c.element.pool + c.element.pool_channel)
+                    + c.element.start, _layer(names, window))  # fmt: skip
+    taps = window.kernel[0] * window.kernel[1] * outputs.size
+
+    def cycles(costs: Costs, tiles: Sequence[int]) -> float:
+        per = costs.element
+        return ceil(tiles[0] / costs.cores) * (taps * per.pool_tap + outputs.size * per.pool_output) + per.start
+
+    return Work(names.calls, row.tiles[0].symbol, ((num_channels, 1),), ((0,),), 1, tuple(uses), cycles,
+                (*_layer(names, window), *more))  # fmt: skip
 
 
 def scale(tile: Tile, names: Names, num_channels: int, pixels: int) -> Work:
@@ -331,8 +333,12 @@ def scale(tile: Tile, names: Names, num_channels: int, pixels: int) -> Work:
     uses += _loaded("DY", names.dy, channels, px)
     uses += _stored(names, "Y", names.y, channels, px) + _stored(names, "DW", names.dw, channels, one)
     sizes, num_outer = ((num_channels, 1), (pixels, 4)), 1 if names.dw else 2
-    return Work(names.calls, tile.symbol, sizes, ((0, 1),), num_outer, tuple(uses),
-                lambda t: ceil(t[0] * t[1] / NUM_CORES) * 4.0 + 20 * ceil(t[0] / NUM_CORES) + 100)  # fmt: skip
+
+    def cycles(costs: Costs, tiles: Sequence[int]) -> float:
+        num, per = costs.cores, costs.element
+        return ceil(tiles[0] * tiles[1] / num) * per.scale + per.scale_channel * ceil(tiles[0] / num) + per.start
+
+    return Work(names.calls, tile.symbol, sizes, ((0, 1),), num_outer, tuple(uses), cycles)
 
 
 def elementwise(
@@ -344,11 +350,17 @@ def elementwise(
     stores: Sequence[tuple[str, str]],
     layer: tuple[tuple[str, int | float], ...] = (),
     needs_rule: bool = False,
-    cycles: float = 8.0,
+    update: bool = False,
 ) -> Work:
-    """Return an operation element by element; `cycles` of one element on one core."""
+    """Return an operation element by element; `update`: of a parameter, by a rule."""
     one, elements = Axis(1), Axis(size, 0)
     uses = [Use(slot, tensor, one, elements, load=True) for slot, tensor in loads]
     uses += [Use(slot, tensor, one, elements, store=True) for slot, tensor in stores]
-    per_tile: Callable[[Sequence[int]], float] = lambda t: t[0] / NUM_CORES * cycles + 100  # noqa: E731
-    return Work(calls, body, ((size, 4),), ((0,),), 1, tuple(uses), per_tile, layer, needs_rule=needs_rule)
+    has_state = any(slot.startswith("STATE") for slot, _ in loads)
+
+    def cycles(costs: Costs, tiles: Sequence[int]) -> float:
+        per = costs.element
+        each = per.map if not update else per.update_of_state if has_state else per.update
+        return tiles[0] / costs.cores * each + per.start
+
+    return Work(calls, body, ((size, 4),), ((0,),), 1, tuple(uses), cycles, layer, needs_rule=needs_rule)

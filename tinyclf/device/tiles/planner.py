@@ -6,17 +6,17 @@ from bisect import bisect_left
 from dataclasses import replace
 
 from tinyclf.base.errors import DoesNotFit
-from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT
+from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT, MOST_TILE_BYTES
 from tinyclf.device.graph.ir import Call, Graph
 from tinyclf.device.graph.kernels import plane_bodies
 from tinyclf.device.memory.plan import MemoryPlan
-from tinyclf.device.targets.target import MOST_TILE_BYTES, Target
+from tinyclf.device.targets.costs import Costs
 from tinyclf.device.tiles.check import check_tiles, l2_ranges
 from tinyclf.device.tiles.choose import Work, choose
 from tinyclf.device.tiles.fusion import Fusion
 from tinyclf.device.tiles.limits import layer_fault
 from tinyclf.device.tiles.plan import STATE_BYTES, Op, Operand, TilePlan
-from tinyclf.device.tiles.table import TileTable, read_table
+from tinyclf.device.tiles.table import TileTable
 
 
 def plan_tiles(
@@ -24,13 +24,14 @@ def plan_tiles(
     plan: MemoryPlan,
     *,
     l1_bytes: int,
+    costs: Costs,
     traced: frozenset[str] = frozenset(),
     table: TileTable | None = None,
 ) -> TilePlan:
     """Cut a step into tiles whose buffers, with the walk's own state, fit `l1_bytes` of L1; then check it.
 
     `traced` names tensors whose values are looked at when the operation that writes them is over. An operation that is
-    in `table` is cut as it says, the others as the cost model says.
+    in `table` is cut as it says, the others as the model of `costs` says.
 
     Raises:
         DoesNotFit: a call's smallest tile is larger.
@@ -41,43 +42,28 @@ def plan_tiles(
         if not works:
             ops.append(Op(calls))
         for work in works:
-            op = choose(work, num_bytes, table.choice(work, num_bytes) if table else None)
+            op = choose(work, num_bytes, costs, table.choice(work, num_bytes) if table else None)
             if op is None and work.body in plane_bodies():
                 op = Op(calls)  # a plane is larger than L1
             if op is None:
-                raise _does_not_fit(graph.calls[calls[0]], work, l1_bytes)
+                raise _does_not_fit(graph.calls[calls[0]], work, l1_bytes, costs)
             ops.append(op)
     tiles = TilePlan(_early(graph, plan, _spread(ops, num_bytes)), num_bytes)
     check_tiles(graph, plan, tiles, traced=traced)
     return tiles
 
 
-def _does_not_fit(call: Call, work: Work, l1_bytes: int) -> DoesNotFit:
+def _does_not_fit(call: Call, work: Work, l1_bytes: int, costs: Costs) -> DoesNotFit:
     what = f"{call.kernel} of {call.node} cannot be cut into tiles"
     fault = layer_fault(work.layer)
     if fault:
         return DoesNotFit(f"{what}: {fault}: compute on L2 with --l1 off")
     sizes = range(0, buffer_bytes(MOST_TILE_BYTES) + 1, BLOCK_ALIGNMENT)
-    number = bisect_left(sizes, True, key=lambda num_bytes: choose(work, num_bytes) is not None)
+    number = bisect_left(sizes, True, key=lambda num_bytes: choose(work, num_bytes, costs) is not None)
     if number == len(sizes):
         return DoesNotFit(f"{what} of any size: compute on L2 with --l1 off")
     needs = f"it needs {STATE_BYTES + sizes[number]:,} bytes of L1 beside stacks, and {l1_bytes:,} are there"
     return DoesNotFit(f"{what}: {needs}: give more with --l1, or compute on L2 with --l1 off")
-
-
-def target_tiles(
-    graph: Graph, plan: MemoryPlan, target: Target | None, *, traced: frozenset[str] = frozenset()
-) -> TilePlan | None:
-    """Return the tile plan of a step on `target`, by its table; None: it computes where the tensors lie.
-
-    Raises:
-        DoesNotFit: see `plan_tiles`.
-        BadInput: the table is damaged, see `read_table`.
-    """
-    if target is None or target.tile_bytes is None:
-        return None
-    table = read_table(target.tile_table, target=target.name) if target.tile_table else None
-    return plan_tiles(graph, plan, l1_bytes=target.tile_bytes, traced=traced, table=table)
 
 
 def buffer_bytes(l1_bytes: int) -> int:
@@ -86,13 +72,13 @@ def buffer_bytes(l1_bytes: int) -> int:
 
 
 def tiled_works(
-    graph: Graph, plan: MemoryPlan, *, l1_bytes: int, traced: frozenset[str] = frozenset()
+    graph: Graph, plan: MemoryPlan, *, l1_bytes: int, costs: Costs, traced: frozenset[str] = frozenset()
 ) -> list[Work | None]:
     """Return of each operation that `plan_tiles` plans, in order, what is tiled; None: one call on L2."""
     num_bytes = buffer_bytes(l1_bytes)
     result: list[Work | None] = []
     for _, works in Fusion(graph, plan, traced).works():
-        result += [w if w.body not in plane_bodies() or choose(w, num_bytes) else None for w in works] or [None]
+        result += [w if w.body not in plane_bodies() or choose(w, num_bytes, costs) else None for w in works] or [None]
     return result
 
 

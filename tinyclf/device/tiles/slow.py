@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from tinyclf.device.graph.ir import Graph
 from tinyclf.device.graph.kernels import KERNELS
 from tinyclf.device.graph.macs import macs_by_call
-from tinyclf.device.tiles.kinds import TileWindow
 from tinyclf.device.tiles.plan import Op, TilePlan
+from tinyclf.device.tiles.windows import TileWindow
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from tinyclf.workstation.runs.directory import CARD_FILE, RunConfig, best_of, lo
 NUM_RESAMPLES = 1000
 # Said elsewhere in the card, or nothing about how the model was trained.
 NOT_LISTED = {
-    *("variant", "k", "layers", "bias_only", "train_channels", "arch", "data", "epochs", "seed", "from_run"),
+    *("variant", "arch", "data", "epochs", "seed", "from_run"),
     *("weights", "size", "mean", "std", "channels"),
-    *("cache_dir", "cache_limit", "save_steps", "save_seconds", "log_steps", "tensorboard"),
+    *("feature_dir", "feature_limit", "save_steps", "save_seconds", "log_steps", "tensorboard"),
 }
 
 

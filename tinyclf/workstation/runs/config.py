@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from tinyclf.base.errors import BadInput
-from tinyclf.recipe.variant import VARIANTS, Variant, parse_fractions
+from tinyclf.recipe.variant import VARIANTS, Variant, label_fields, parse_fractions
 from tinyclf.workstation.data.augment import parse_augmentations
 from tinyclf.workstation.data.preprocessing import CHANNELS
 from tinyclf.workstation.data.sampling import ORDERS
 
-OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "exponential", "step", "constant")
 PRECISIONS = ("auto", "64", "32", "bf16", "16")
 BN_POLICIES = ("frozen", "train", "folded")
-CACHES = ("auto", "on", "off")
+KEEP_FEATURES = ("auto", "on", "off")
 
 
 def _option(default: Any, meaning: str, *, choices: Sequence[str] = ()) -> Any:
@@ -35,11 +34,11 @@ def _option(default: Any, meaning: str, *, choices: Sequence[str] = ()) -> Any:
 class TrainConfig:
     """What is to be trained and how; None: the default of the variant or of the data, which `resolve` fills in."""
 
-    variant: str = _option("scratch", "what is trained", choices=tuple(VARIANTS))
-    k: int = _option(2, "unfrozen blocks, for FT")
-    layers: tuple[str, ...] = _option((), "names or globs of modules, for the variant layers")
-    bias_only: bool = _option(False, "train only the biases of what the variant trains")
-    train_channels: tuple[str, ...] = _option((), "GLOB=FRACTION: of these layers only the first output channels")
+    variant: Variant = _option(
+        Variant("scratch"),
+        f"what is trained: {', '.join(VARIANTS)}, with its parts, as in FT K=2 bias-only channels GLOB=FRACTION, or "
+        "layers GLOB,GLOB; or with the parts apart, as k, layers, bias_only and train_channels",
+    )
     arch: str | None = _option(None, "architecture (tinyclf models lists them), or package.module:function of yours")
     small_input: bool = _option(False, "smaller strides at the beginning of the net, for images of 32x32")
     data: Path | None = _option(None, "dataset folder")
@@ -61,7 +60,7 @@ class TrainConfig:
     loss: str = _option("auto", "auto: cross entropy, or BCE where an image has several labels; or package.module:name")
     label_smoothing: float = _option(0.0, "share of the target spread over all classes")
     class_weights: str = _option("", "weights of the classes in the loss: balanced, or numbers separated by commas")
-    optimizer: str = _option("sgd", "sgd with Nesterov-free momentum, or adamw", choices=OPTIMIZERS)
+    optimizer: str = _option("sgd", "sgd with Nesterov-free momentum, or adamw", choices=("sgd", "adamw"))
     lr: float | None = _option(None, "highest learning rate")
     momentum: float = _option(0.9, "of sgd; the first beta of adamw")
     weight_decay: float | None = _option(None, "of sgd: added to the gradient; of adamw: decoupled")
@@ -75,10 +74,10 @@ class TrainConfig:
     patience: int = _option(0, "stop after so many epochs without a better one; 0: never")
     bn: str = _option("frozen", "BatchNorms of frozen layers; folded: none, as on the device", choices=BN_POLICIES)
 
-    cache: str = _option("auto", "keep frozen features: auto where that is exact", choices=CACHES)
-    cache_views: int = _option(4, "augmented views of each image that are kept when the cache is on")
-    cache_dir: Path | None = _option(None, "folder of that cache; by default ~/.cache/tinyclf")
-    cache_limit: float = _option(10.0, "GiB of that cache; the oldest is removed")
+    keep_features: str = _option("auto", "keep frozen features: auto where that is exact", choices=KEEP_FEATURES)
+    feature_views: int = _option(4, "augmented views of each image that are kept when features are")
+    feature_dir: Path | None = _option(None, "folder of kept features; by default ~/.cache/tinyclf")
+    feature_limit: float = _option(10.0, "GiB of that folder; the oldest is removed")
 
     seed: int = _option(0, "of random weights, the order of images, augmentation and dropout")
     threads: int | None = _option(None, "of a process; by default whatever a short trial finds faster, one or all")
@@ -92,10 +91,9 @@ class TrainConfig:
     log_steps: int = _option(50, "a line in train.log after so many steps")
     tensorboard: bool = _option(False, "write logs for TensorBoard")
 
-    @property
-    def what(self) -> Variant:
-        """Return what is trained."""
-        return Variant(self.variant, self.k, self.layers, self.bias_only, parse_fractions(self.train_channels))
+
+# Keys that say a part of `variant`, beside or in place of its label, and their types.
+PARTS: dict[str, Any] = {"k": int, "layers": tuple[str, ...], "bias_only": bool, "train_channels": tuple[str, ...]}
 
 
 @dataclass(frozen=True)
@@ -125,8 +123,10 @@ _SHARE: _Range = (lambda value: 0 <= value <= 1, "0 to 1")
 _BELOW_1: _Range = (lambda value: 0 <= value < 1, "0 or more and less than 1")
 
 RANGES = {
-    **dict.fromkeys(("seed", "weight_decay", "clip", "patience", "cache_limit", "save_steps", "save_seconds"), _FROM_0),
-    **dict.fromkeys(("epochs", "batch_size", "size", "threads", "window", "cache_views", "num_nodes"), _FROM_1),
+    **dict.fromkeys(
+        ("seed", "weight_decay", "clip", "patience", "feature_limit", "save_steps", "save_seconds"), _FROM_0
+    ),
+    **dict.fromkeys(("epochs", "batch_size", "size", "threads", "window", "feature_views", "num_nodes"), _FROM_1),
     **dict.fromkeys(("lr", "gamma"), _ABOVE_0),
     **dict.fromkeys(("label_smoothing", "momentum", "ema"), _BELOW_1),
     "warmup": _SHARE,
@@ -150,7 +150,7 @@ def config_from(
         if not equals:
             raise BadInput(f"'{text}': an override is KEY=VALUE, for instance lr=0.01")
         key = key.strip().replace("-", "_")
-        is_text = str in (_types(key)[0], *typing.get_args(_types(key)[0]))
+        is_text = {str, Variant} & {_types(key)[0], *typing.get_args(_types(key)[0])}
         # A glob or a list with commas needs no quotes.
         given[key] = (
             value if is_text and value[:1] not in ("[", '"', "'") and value != "null" else _parse(value, where=text)
@@ -191,7 +191,7 @@ def _types(key: str) -> tuple[Any, ...]:
     Raises:
         BadInput: there is no such key.
     """
-    hints = typing.get_type_hints(TrainConfig)
+    hints = typing.get_type_hints(TrainConfig) | PARTS
     if key not in hints:
         near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "tinyclf train --print-config shows all"
@@ -259,19 +259,18 @@ def check(config: TrainConfig) -> None:
         values = getattr(config, key)
         if values is not None and len(values) != 3:
             raise BadInput(f"{key}: give three numbers, one for each channel")
-    config.what  # noqa: B018 - it checks k, layers and fractions
     if not all(0 < m < 1 for m in config.milestones):
         raise BadInput("milestones: give shares of the run, between 0 and 1")
     if config.sampler == "balanced" and config.window is not None:
         raise BadInput("--sampler balanced draws from all images at any time: leave out --window")
     if config.from_run and config.weights:
         raise BadInput("--from and --weights both name the weights to start from: give one of them")
-    if not config.what.needs_weights and (config.from_run or config.weights):
+    if not config.variant.needs_weights and (config.from_run or config.weights):
         raise BadInput(
-            f"{config.variant} starts from random weights: leave out --from and --weights, or use --variant full"
+            f"{config.variant.name} starts from random weights: leave out --from and --weights, or use --variant full"
         )
-    if not config.what.needs_weights and config.bn == "folded":
-        raise BadInput(f"--bn folded: {config.variant} starts from random weights, whose BatchNorm has nothing to fold")
+    if not config.variant.needs_weights and config.bn == "folded":
+        raise BadInput("--bn folded: scratch starts from random weights, whose BatchNorm has nothing to fold")
     parse_augmentations(config.augment)
 
 
@@ -286,13 +285,13 @@ def resolve(config: TrainConfig, *, inherited_arch: str | None = None) -> TrainC
     Raises:
         BadInput: the architecture does not go with the variant or the run.
     """
-    defaults = DEFAULTS[config.variant]
-    arch = config.arch or inherited_arch or config.what.default_arch
+    defaults = DEFAULTS[config.variant.name]
+    arch = config.arch or inherited_arch or config.variant.default_arch
     if inherited_arch and arch != inherited_arch:
         raise BadInput(
             f"--arch {arch} contradicts --from {config.from_run}, which holds {inherited_arch}: leave out --arch"
         )
-    if config.variant == "FD" and not arch.startswith("fdmobilenet"):
+    if config.variant.name == "FD" and not arch.startswith("fdmobilenet"):
         raise BadInput(f"FD trains the linear layer of an FD-MobileNet: for {arch} use --variant LP")
     rate = defaults.lr * (ADAMW_RATE if config.optimizer == "adamw" else 1)
     return replace(
@@ -311,8 +310,13 @@ PATHS = tuple(f.name for f in fields(TrainConfig) if _types(f.name)[0] is Path)
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """Return the configuration as YAML and JSON can hold it."""
     values = {f.name: getattr(config, f.name) for f in fields(TrainConfig)}
-    plain = {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-    return plain
+    return {key: _plain(value) for key, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Variant):
+        return value.label
+    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
 
 
 def from_dict(given: Mapping[str, Any]) -> TrainConfig:
@@ -321,9 +325,24 @@ def from_dict(given: Mapping[str, Any]) -> TrainConfig:
     Raises:
         BadInput: unknown keys, values of the wrong kind or out of range.
     """
-    config = TrainConfig(**{key: _convert(key, value) for key, value in given.items()})
+    values = {key: _convert(key, value) for key, value in given.items() if key != "variant"}
+    parts = {key: values.pop(key) for key in PARTS if key in values}
+    config = TrainConfig(variant=_variant(given.get("variant", "scratch"), **parts), **values)
     check(config)
     return config
+
+
+def _variant(whole: Any, *, train_channels: Sequence[str] = (), **parts: Any) -> Variant:
+    """Return `whole`, a variant or its label, with the parts that are said apart.
+
+    Raises:
+        BadInput: there is no such variant, or the parts do not go with it.
+    """
+    if not isinstance(whole, str | Variant):
+        raise BadInput(f"variant: {whole!r} is not a text")
+    said = vars(whole) if isinstance(whole, Variant) else label_fields(whole)
+    channels = {"channels": parse_fractions(train_channels)} if train_channels else {}
+    return Variant(**{**said, **parts, **channels})
 
 
 def to_yaml(config: TrainConfig, *, with_meanings: bool = False) -> str:

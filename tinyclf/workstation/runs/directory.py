@@ -56,7 +56,7 @@ class RunConfig:
     @property
     def variant(self) -> Variant:
         """Return what was trained."""
-        return self.train.what
+        return self.train.variant
 
     @property
     def data(self) -> Path:

@@ -195,7 +195,7 @@ def _key(frozen: nn.Module, loader: Loader, *, num_views: int) -> str:
 def _make_room(folder: Path, num_bytes: int, *, limit: float) -> None:
     """Remove the sets that were not used for longest until `num_bytes` more fit."""
     if num_bytes > limit:
-        raise BadInput(f"the features take {num_bytes / 2**30:.1f} GiB, cache_limit is {limit / 2**30:.1f}")
+        raise BadInput(f"the features take {num_bytes / 2**30:.1f} GiB, feature_limit is {limit / 2**30:.1f}")
     folder.mkdir(parents=True, exist_ok=True)
     sets = sorted((p for p in folder.iterdir() if (p / COMPLETE).is_file()), key=lambda p: p.stat().st_mtime)
     used = {path: sum(file.stat().st_size for file in path.iterdir()) for path in sets}

@@ -239,15 +239,15 @@ def _starting_model(config: TrainConfig, dataset: Dataset, preprocessing: Prepro
         seed=config.seed,
         small_input=config.small_input,
     )
-    freeze(model, config.what)
-    if not config.what.needs_weights:
+    freeze(model, config.variant)
+    if not config.variant.needs_weights:
         return model, f"random weights, seed {config.seed}"
     folded_before = bool(config.from_run) and read_run(config.from_run).train.bn == "folded"  # type: ignore[arg-type]
     if folded_before:
         model = fold_batchnorm(model)
     source, with_head = _load(model, config)
     if not with_head:
-        require_trained_head(model, config.what)
+        require_trained_head(model, config.variant)
     if config.bn == "folded" and not folded_before:
         model = fold_batchnorm(model)
     return model, f"{source}, {'with its' if with_head else 'with a new'} last layer"
@@ -287,10 +287,9 @@ def _keep_features(
 ) -> tuple[_Kept | None, list[str]]:
     """Keep the frozen part's features where that is asked for, or exact; say in words what was done."""
     reason = _why_not(config, loader)
-    if config.cache == "off" or (config.cache == "auto" and (reason or config.what.trains_everything)):
-        return None, [
-            f"features of the frozen part are not kept: {reason}"
-        ] if config.cache == "auto" and reason else []
+    keep, not_kept = config.keep_features, "features of the frozen part are not kept"
+    if keep == "off" or (keep == "auto" and (reason or config.variant.trains_everything)):
+        return None, [f"{not_kept}: {reason}"] if keep == "auto" and reason else []
     try:
         if config.bn == "train" or loader.transform:
             raise Unsupported(reason)
@@ -298,9 +297,9 @@ def _keep_features(
         parts = cut(model)
         return _kept(fabric, config, parts, loader, validation)
     except (BadInput, Unsupported) as error:
-        if config.cache == "on":
-            raise BadInput(f"--cache on: {error}") from error
-        return None, [f"features of the frozen part are not kept: {error}"]
+        if keep == "on":
+            raise BadInput(f"--keep-features on: {error}") from error
+        return None, [f"{not_kept}: {error}"]
 
 
 def _why_not(config: TrainConfig, loader: Loader) -> str:
@@ -310,16 +309,16 @@ def _why_not(config: TrainConfig, loader: Loader) -> str:
     if loader.transform:
         return "the transform changes images in each epoch"
     if loader.augmentations:
-        return f"images are augmented; --cache on keeps {config.cache_views} views of each"
+        return f"images are augmented; --keep-features on keeps {config.feature_views} views of each"
     return ""
 
 
 def _kept(
     fabric: Fabric, config: TrainConfig, parts: Parts, loader: Loader, validation: Split
 ) -> tuple[_Kept, list[str]]:
-    num_views = config.cache_views if loader.augmentations else 1
-    folder = config.cache_dir or _default_folder()
-    limit = config.cache_limit * 2**30
+    num_views = config.feature_views if loader.augmentations else 1
+    folder = config.feature_dir or _default_folder()
+    limit = config.feature_limit * 2**30
     begin = time.perf_counter()
     if fabric.global_rank:
         fabric.barrier()  # the first process writes them, if need be

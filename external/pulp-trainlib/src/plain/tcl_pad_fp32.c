@@ -13,9 +13,9 @@ static void check(struct tcl_pad_args const *a)
 }
 
 /* Cores share the output elements. */
-static void forward(void *args)
+void tcl_pad_fp32_fw_cl(void *tcl_pad_args)
 {
-    struct tcl_pad_args const *const a = args;
+    struct tcl_pad_args const *const a = tcl_pad_args;
     check(a);
     int const H = a->input->H, W = a->input->W, Ho = a->output->H, Wo = a->output->W;
     int start, stop;
@@ -28,9 +28,9 @@ static void forward(void *args)
 }
 
 /* Cores share the input elements. */
-static void backward(void *args)
+void tcl_pad_fp32_bw_cl(void *tcl_pad_args)
 {
-    struct tcl_pad_args const *const a = args;
+    struct tcl_pad_args const *const a = tcl_pad_args;
     check(a);
     int const H = a->input->H, W = a->input->W, Ho = a->output->H, Wo = a->output->W;
     int start, stop;
@@ -39,14 +39,4 @@ static void backward(void *args)
         int const c = i / (H * W), y = i / W % H + a->Upad, x = i % W + a->Lpad;
         a->input->diff[i] = a->output->diff[(c * Ho + y) * Wo + x];
     }
-}
-
-void tcl_pad_fp32_fw_cl(void *tcl_pad_args)
-{
-    port_fork(forward, tcl_pad_args);
-}
-
-void tcl_pad_fp32_bw_cl(void *tcl_pad_args)
-{
-    port_fork(backward, tcl_pad_args);
 }

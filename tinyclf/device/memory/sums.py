@@ -10,7 +10,7 @@ from tinyclf.device.memory.plan import MemoryPlan
 
 
 @dataclass(frozen=True)
-class MemoryReport:
+class MemorySums:
     """Bytes of one training step on one sample, with what is kept from step to step.
 
     Activations (with the input), gradients and buffers share the arena over time: `*_at_peak` are theirs at the moment
@@ -46,11 +46,12 @@ _GROUPS = {
 }
 
 
-def report(graph: Graph, plan: MemoryPlan) -> MemoryReport:
+def summed(graph: Graph, plan: MemoryPlan, *, plain: Graph | None = None) -> MemorySums:
     """Sum up `plan`; beside it what a naive summary says: every layer's output and every gradient kept to the end.
 
     Naive counts a ReLU's output apart from its input and the gradient of every trained parameter, as summaries of
     PyTorch models do; it leaves out activation gradients, as they do. The optimizer's state is the same for both.
+    It is that of `plain`, where `graph` is that step with activations recomputed.
     """
     parameters = graph.tensors_of(Role.PARAMETER)
     trained = sum(t.trained_bytes for t in parameters)
@@ -64,9 +65,9 @@ def report(graph: Graph, plan: MemoryPlan) -> MemoryReport:
     peak_step = max(steps, key=lambda step: live(step, *Role))
     at_peak = {f"{group}_at_peak": live(peak_step, *roles) for group, roles in _GROUPS.items()}
     most = {f"{group}_most": max(live(step, *roles) for step in steps) for group, roles in _GROUPS.items()}
-    naive = _naive_activations(graph)
+    naive = _naive_activations(plain or graph)
     state = sum(t.num_bytes for t in graph.tensors_of(Role.STATE))
-    return MemoryReport(
+    return MemorySums(
         parameters_frozen=frozen,
         parameters_trained=trained,
         optimizer_state=state,
