@@ -26,7 +26,7 @@ from tinyclf.device.graph.ir import (
 from tinyclf.device.graph.kernels import check_operands
 from tinyclf.device.memory.kept_features import FeatureMemory
 from tinyclf.device.memory.samples import num_linked
-from tinyclf.device.memory.trained_pieces import trained_pieces
+from tinyclf.device.memory.trained_pieces import trained_block_bytes, trained_pieces
 from tinyclf.device.targets.target import Target
 
 STORAGE_FILES = ("features.bin", "log.bin", "slot0.bin", "slot1.bin", "weights.bin")  # see docs/device-files.md
@@ -117,15 +117,6 @@ def _sample_blocks(program: Program) -> dict[str, bytes]:
     }
 
 
-def trained_bytes(program: Program) -> int:
-    """Return the size of the block that holds every trained parameter and nothing frozen: the parameters' start."""
-    plan, parameters = program.plan, program.graph.tensors_of(Role.PARAMETER)
-    frozen = [plan.offsets[t.name] for t in parameters if not t.trained]
-    end = min(frozen, default=plan.parameter_bytes)
-    assert all(plan.offsets[t.name] + t.num_bytes <= end for t in parameters if t.trained), "a frozen one lies between"
-    return end
-
-
 def _training(program: Program, training: TrainingRun) -> dict[str, Any]:
     """Return what the templates show of a training run."""
     graph = program.graph
@@ -137,7 +128,7 @@ def _training(program: Program, training: TrainingRun) -> dict[str, Any]:
         **{name: _place(program, tensor) for name, tensor in places.items()},
         "shape": image.shape,
         "num_classes": label.num_elements,
-        "trained_bytes": trained_bytes(program),
+        "trained_bytes": trained_block_bytes(graph, program.plan),
         "segments": [(num_blocks(s.offset), s.num_bytes) for s in trained_pieces(graph, program.plan)],
         "num_forward": num_forward_ops(graph, program.operations),
         "weights_header_bytes": len(training.weights_header),
