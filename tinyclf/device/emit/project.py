@@ -44,7 +44,7 @@ def emit(program: Program, *, target: Target, num_cores: int, command: str) -> d
     check_operands(program.graph)
     if target.is_split:
         raise Unsupported(
-            f"target {target.name} keeps constants in a region of their own: what it needs can be counted, but programs "
+            f"target {target.name} keeps constants in a region of their own: what it needs is counted, but programs "
             "still link frozen weights with what is written"
         )
     environment = jinja2.Environment(
