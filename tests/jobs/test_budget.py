@@ -22,7 +22,7 @@ from tinyclf.device.run.job import TrainingJob
 from tinyclf.device.run.program import require_fit
 from tinyclf.device.run.step import PlannedStep
 from tinyclf.device.run.training import make_training_program
-from tinyclf.device.targets.target import Region, find_target
+from tinyclf.device.targets.target import ROLES, Region, find_target
 from tinyclf.jobs.budget import Answer, most_that_fits
 from tinyclf.jobs.memory import MemoryRequest, memory_of
 from tinyclf.recipe.update_rule import UpdateRule
@@ -198,7 +198,7 @@ def test_recomputation_makes_room_for_kept_features() -> None:
     least, most = least_bytes(step.placed, step.around), step.num_bytes
     num_bytes = (least + most) // 2
     assert most - kept.num_bytes < num_bytes, "the step fits by itself"
-    small = replace(find_target("host"), regions=(Region("memory", None, num_bytes, 0, 0),))
+    small = replace(find_target("host"), regions=(Region("memory", None, num_bytes, 0, 0, ROLES),))
     require_fit(make_training_program(job, small), small)
 
 

@@ -24,6 +24,7 @@ def print_budget(budget: str, request: MemoryRequest, *, as_json: bool) -> None:
     """
     from tinyclf.base.sizes import parse_bytes
     from tinyclf.device.memory.samples import Streamed
+    from tinyclf.device.targets.target import STATE
     from tinyclf.jobs.budget import most_that_fits
 
     _refuse_options()
@@ -32,7 +33,8 @@ def print_budget(budget: str, request: MemoryRequest, *, as_json: bool) -> None:
         click.echo(json.dumps(answer.to_dict(), indent=1))
         return
     target, is_streamed = request.around.target, isinstance(request.around.samples, Streamed)
-    counted = f"all of {target.name} {target.regions[0].name}" if target else "without code and stacks (see --target)"
+    region = f"all of {target.name} {target.region_of(STATE).name}" if target else ""
+    counted = region or "without code and stacks (see --target)"
     click.echo(f"{request.net}, {request.size}x{request.size}, budget {answer.budget:,} bytes, {counted}:")
     click.echo("\n".join(_lines(answer, batch=request.rule.batch, is_cached=is_streamed)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -69,6 +70,18 @@ def test_arena_and_parameters_are_the_plans() -> None:
         offset = program.plan.offsets[tensor.name]
         stored = np.frombuffer(files["data/parameters.bin"], "<f4", tensor.num_elements, offset)
         np.testing.assert_array_equal(stored, program.values[tensor.name].ravel(), err_msg=tensor.name)
+
+
+def test_emission_does_not_ask_whether_there_are_tiles() -> None:
+    """A step without tiles is a plan whose operations have no body; only `Program.operations` tells them apart."""
+    asked = []
+    for file in (ROOT / "tinyclf" / "device" / "emit").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            tests = [node.test] if isinstance(node, ast.If | ast.IfExp) else []
+            tests += node.values if isinstance(node, ast.BoolOp) else []
+            tests += [node.left] if isinstance(node, ast.Compare) else []
+            asked += [ast.unparse(node) for test in tests if re.search(r"(^|\.)tiles$", ast.unparse(test))]
+    assert asked == ["self.tiles or without_tiles(len(self.graph.calls))"]
 
 
 def test_every_kernel_symbol_stands_whole_in_the_sources() -> None:

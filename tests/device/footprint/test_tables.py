@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.paths import include_flags
 from tests.kit.targets import on_targets
 from tinyclf.base.resources import resource_dir
 from tinyclf.device.footprint import tables as program_tables
@@ -36,7 +37,7 @@ def test_structs_have_the_sizes_that_are_counted(target: Target, tmp_path: Path)
         "-DNUM_CORES=2",
         "-fsyntax-only",
     ]
-    folders = [f"-I{include}", f"-I{resource_dir('deployers')}"]
+    folders = [*include_flags("plain"), f"-I{resource_dir('deployers')}"]
     done = subprocess.run([*command, *folders, tmp_path / "sizes.c"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -10,18 +10,16 @@ from tinyclf.device.emit.args import c_fields
 from tinyclf.device.emit.c_text import c_identifiers, c_place, float_literal
 from tinyclf.device.emit.program import Program
 from tinyclf.device.emit.tiles import (
+    call_rows,
     direct_nodes,
-    is_forked,
     num_ops_before,
     tile_context,
-    tile_rows,
 )
 from tinyclf.device.graph.dtypes import BLOCK, num_blocks, num_words
 from tinyclf.device.graph.ir import (
     PERSISTENT,
     Attribute,
     BlobOf,
-    Call,
     DataOf,
     Graph,
     Node,
@@ -45,7 +43,7 @@ def _num_frozen(program: Program) -> int | None:
     if features is None:
         return None
     num = features.num_frozen_calls
-    return num_ops_before(program.graph, program.tiles, num) if program.tiles else num
+    return num_ops_before(program.graph, program.operations, num)
 
 
 def _traces(program: Program) -> list[tuple[Tensor, ...]]:
@@ -59,8 +57,8 @@ def _traces(program: Program) -> list[tuple[Tensor, ...]]:
 
 def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, Any]:
     """Return what the templates of network.c show: blobs, args, calls and traces, each as finished C text."""
-    graph, tiles = program.graph, program.tiles
-    used = direct_nodes(graph, tiles) if tiles else {node.name for node in graph.nodes}
+    graph, tiles = program.graph, program.operations
+    used = direct_nodes(graph, tiles)
     nodes = tuple(node for node in graph.nodes if node.name in used)
     node_ids = c_identifiers(n.name for n in nodes)
     blobs = _blobs(replace(graph, nodes=nodes))
@@ -95,10 +93,8 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
         "state_size": num_blocks(program.plan.state_bytes),
         "kernel_headers": _kernel_headers(graph, used),
         "rule": _rule(graph.rule) if graph.rule and graph.reads_rule else None,
-        "num_calls_within_batch": num_ops_before(graph, tiles, graph.num_calls_within_batch)
-        if tiles
-        else graph.num_calls_within_batch,
-        "tiles": tile_context(graph, tiles, place, float_literal, num_frozen=_num_frozen(program)) if tiles else None,
+        "num_calls_within_batch": num_ops_before(graph, tiles, graph.num_calls_within_batch),
+        "tiles": tile_context(graph, tiles, place, float_literal, num_frozen=_num_frozen(program)),
         "blobs": [
             _blob(
                 graph.by_name[tensor],
@@ -111,10 +107,8 @@ def _network(program: Program, traces: list[tuple[Tensor, ...]]) -> dict[str, An
             for tensor, grad, num, first in blobs
         ],
         "args": [args(node) for node in nodes],
-        "calls": tile_rows(graph, tiles, node_ids, traces)
-        if tiles
-        else _call_rows(graph.calls, _symbols(program), node_ids, traces),
-        "copier": "tcl_tile_copy" if tiles else "memcpy",
+        "calls": call_rows(graph, tiles, program.symbols, node_ids, traces),
+        "copier": "tcl_tile_copy" if tiles.in_tiles else "memcpy",
         "traces": [{"place": words(t), "dim": num_words(t.num_bytes), "name": t.name} for ts in traces for t in ts],
         "loads": [
             {"place": place(t), "dim": t.num_elements, "block": block, "file": file, "type": t.dtype.c_type}
@@ -208,28 +202,3 @@ def _blob(
         "H": plane[-2],
         "C": channels if num is None else num,
     }
-
-
-def _symbols(program: Program) -> tuple[str, ...]:
-    """Return the C function of each call."""
-    return program.linkage.symbols if program.linkage else tuple(call.kernel for call in program.graph.calls)
-
-
-def _call_rows(
-    calls: Iterable[Call], symbols: Iterable[str], node_ids: Mapping[str, str], traces: Iterable[tuple[Tensor, ...]]
-) -> list[dict[str, Any]]:
-    rows = []
-    first_trace = 0
-    for call, symbol, written in zip(calls, symbols, traces, strict=True):
-        rows.append(
-            {
-                "kernel": symbol,
-                "args": f"args_{node_ids[call.node]}",
-                "fork": is_forked(call),
-                "first_trace": first_trace,
-                "num_traces": len(written),
-                "phase": call.phase.value,
-            }
-        )
-        first_trace += len(written)
-    return rows

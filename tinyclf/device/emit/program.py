@@ -15,7 +15,7 @@ from tinyclf.device.graph.ir import (
 from tinyclf.device.memory.kept_features import FeatureMemory
 from tinyclf.device.memory.plan import MemoryPlan
 from tinyclf.device.memory.samples import Linked, ProgramSamples, Streamed
-from tinyclf.device.tiles.plan import TilePlan
+from tinyclf.device.tiles.plan import TilePlan, without_tiles
 
 Array = NDArray[np.float32]
 
@@ -62,6 +62,16 @@ class Program:
     training: TrainingRun | None = None
     linkage: Linkage | None = None  # with upstream's PULP-TrainLib; None: all kernels are ours
     tiles: TilePlan | None = None
+
+    @property
+    def operations(self) -> TilePlan:
+        """Return the step in operations; one without tiles is a plan whose operations have no body."""
+        return self.tiles or without_tiles(len(self.graph.calls))
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Return the C function of each call."""
+        return self.linkage.symbols if self.linkage else tuple(call.kernel for call in self.graph.calls)
 
     @property
     def source(self) -> ProgramSamples:

@@ -42,17 +42,21 @@ def num_forward_ops(graph: Graph, tiles: TilePlan) -> int:
     return sum(graph.calls[op.calls[0]].phase is Phase.FORWARD for op in tiles.ops)
 
 
-def tile_rows(
-    graph: Graph, tiles: TilePlan, node_ids: Mapping[str, str], traces: Sequence[tuple[Tensor, ...]]
+def call_rows(
+    graph: Graph,
+    tiles: TilePlan,
+    symbols: Sequence[str],
+    node_ids: Mapping[str, str],
+    traces: Sequence[tuple[Tensor, ...]],
 ) -> list[dict[str, Any]]:
-    """Return the rows of the table of calls, one for each operation."""
+    """Return the rows of the table of calls, one for each operation; `symbols`: the functions of the graph's calls."""
     rows = []
     first_trace = 0
     for number, (op, written) in enumerate(zip(tiles.ops, traces, strict=True)):
         call = graph.calls[op.calls[0]]
         rows.append(
             {
-                "kernel": "tcl_tile_op" if op.body else call.kernel,
+                "kernel": "tcl_tile_op" if op.body else symbols[op.calls[0]],
                 "args": f"ops[{_number(tiles, number)}]" if op.body else f"args_{node_ids[call.node]}",
                 "fork": 0 if op.body else is_forked(call),
                 "first_trace": first_trace,

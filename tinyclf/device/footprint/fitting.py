@@ -11,7 +11,7 @@ from tinyclf.device.memory.plan import Placed
 from tinyclf.device.memory.planner import placed
 from tinyclf.device.memory.samples import Linked, ProgramSamples, kept_features, num_linked
 from tinyclf.device.memory.segments import SegmentSearch
-from tinyclf.device.targets.target import Target
+from tinyclf.device.targets.target import CONSTANTS, STATE, Target
 
 
 @dataclass(frozen=True)
@@ -27,27 +27,39 @@ class Surroundings:
 
     @property
     def memory_bytes(self) -> int | None:
-        """Return the bytes of the target's first region; None: as much as wanted."""
+        """Return the bytes of the target's region that is written; None: as much as wanted."""
         return self.target.memory_bytes if self.target else None
+
+    @property
+    def samples_bytes(self) -> int | None:
+        """Return the bytes of the region that linked samples lie in; None: as much as wanted."""
+        return self.target.region_of(CONSTANTS).num_bytes if self.target else None
 
 
 def bytes_needed(step: Placed, around: Surroundings) -> int:
-    """Return the bytes that a step needs in the target's first region; without a target, all but code and stacks."""
+    """Return the bytes that a step needs where its arena lies; without a target, all but code and stacks."""
     graph, plan, samples = step.graph, step.plan, around.samples
     if around.target:
-        regions = predict_regions(around.target, graph, plan, samples=samples, num_cores=around.num_cores)
-        return regions[0].total
+        return _region_bytes(step, around, around.target, STATE)
     features = kept_features(samples)
     sample_bytes = sum(t.num_bytes for t in graph.tensors_of(Role.INPUT, Role.LABEL))
     blocks = plan.parameter_bytes + plan.state_bytes + plan.arena_bytes
     return blocks + num_linked(samples) * sample_bytes + (features.num_bytes if features else 0)
 
 
+def _region_bytes(step: Placed, around: Surroundings, target: Target, role: str) -> int:
+    """Return the bytes that a step needs in the region of a role."""
+    regions = predict_regions(target, step.graph, step.plan, samples=around.samples, num_cores=around.num_cores)
+    return next(region.total for region in regions if region.name == target.region_of(role).name)
+
+
 def num_fitting_samples(step: Placed, around: Surroundings) -> int:
     """Return how many linked samples fit the target's memory, which has a limit, beside all else; below 1 if none."""
-    assert around.memory_bytes is not None
-    none, one = (bytes_needed(step, replace(around, samples=Linked(num))) for num in (0, 1))
-    return (around.memory_bytes - none) // (one - none)
+    most = around.samples_bytes
+    assert around.target is not None
+    assert most is not None
+    none, one = (_region_bytes(step, replace(around, samples=Linked(num)), around.target, CONSTANTS) for num in (0, 1))
+    return (most - none) // (one - none)
 
 
 def recomputed_within(step: Placed, budget: int, around: Surroundings) -> Placed | None:

@@ -10,8 +10,9 @@ from tinyclf.device.graph.ir import Graph, Role
 from tinyclf.device.memory.plan import MemoryPlan
 from tinyclf.device.memory.samples import ProgramSamples, Streamed, kept_features, num_linked
 from tinyclf.device.memory.sums import summed
+from tinyclf.device.memory.trained_pieces import trained_block_bytes
 from tinyclf.device.targets.elf import Elf
-from tinyclf.device.targets.target import Region, Target
+from tinyclf.device.targets.target import CODE, CONSTANTS, STATE, Region, Target
 
 _PARAMETERS, _STATE, _ARENA, _SAMPLES = "tcl_parameters", "tcl_state", "arena", ("tcl_samples", "tcl_labels")  # symbols
 _KEPT_FEATURES, _TILES = "tcl_kept_features", ("tcl_l1", "tcl_l1_walk")
@@ -52,33 +53,59 @@ def predict_regions(
 ) -> tuple[RegionUse, ...]:
     """Return what each region of `target` will hold.
 
-    Parameters, state, arena, samples and stacks are what will be linked; code and constants are at most what is said.
+    Parameters, state, arena, samples and stacks are what will be linked; code and constants are at most what is said,
+    and counted with the code, their tables too. Each lies in the region of its role: frozen weights where constants do.
     """
-    sums = summed(graph, plan)
-    kept = sums.optimizer_state + sums.accumulated_gradients
-    gaps = sums.total - sums.parameters_frozen - sums.parameters_trained - kept - sums.max_live
-    features = kept_features(samples)
-    sample_bytes = sum(t.num_bytes for t in graph.tensors_of(Role.INPUT, Role.LABEL))
-    data = (
-        ("parameters, frozen", sums.parameters_frozen),
-        ("parameters, trained", sums.parameters_trained),
-        ("activations", sums.activations_at_peak),
-        ("gradients", sums.gradients_at_peak),
-        ("optimizer state", sums.optimizer_state),
-        ("accumulated gradients", sums.accumulated_gradients),
-        ("buffers", sums.buffers_at_peak),
-        ("gaps", gaps),
-        ("samples", num_linked(samples) * sample_bytes),
-        *((("kept features", features.num_bytes),) if features and features.num_bytes else ()),
-        ("code and constants", code_bound(target, graph, plan, is_run=isinstance(samples, Streamed))),
-    )
+    parts = [
+        *_data_parts(graph, plan, samples),
+        (CODE, "code and constants", code_bound(target, graph, plan, is_run=isinstance(samples, Streamed))),
+    ]
+    if target.is_split:
+        # What is written has its first values among the constants, from which the start of a program copies them.
+        parts.append((CONSTANTS, "first values", trained_block_bytes(graph, plan)))
     tiles = () if target.tile_bytes is None else (("tiles", target.tile_bytes),)
     uses = []
-    for i, region in enumerate(target.regions):
+    for region in target.regions:
+        held: dict[str, int | None] = {}
+        for role, name, size in parts:
+            if role in region.holds:
+                held[name] = size if name not in held else (held[name] or 0) + (size or 0)
+        own = tiles if region.name == _tile_region(target) else ()
         stack = ("stack", _stack(region, target, num_cores))
-        own = tiles if region.name == (target.tile_region or target.regions[0].name) else ()
-        uses.append(RegionUse(region.name, region.num_bytes, (*(data if i == 0 else ()), *own, stack)))
+        uses.append(RegionUse(region.name, region.num_bytes, (*held.items(), *own, stack)))
     return tuple(uses)
+
+
+def _data_parts(graph: Graph, plan: MemoryPlan, samples: ProgramSamples) -> list[tuple[str, str, int | None]]:
+    """Return the data of a program: the role of each part, what it is for and its bytes.
+
+    A parameter that is trained in part is written, and lies with the trained ones as a whole.
+    """
+    sums, features = summed(graph, plan), kept_features(samples)
+    kept = sums.optimizer_state + sums.accumulated_gradients
+    gaps = sums.total - sums.parameters_frozen - sums.parameters_trained - kept - sums.max_live
+    frozen = sum(t.num_bytes for t in graph.tensors_of(Role.PARAMETER) if not t.trained)
+    frozen_gaps = plan.parameter_bytes - trained_block_bytes(graph, plan) - frozen
+    sample_bytes = sum(t.num_bytes for t in graph.tensors_of(Role.INPUT, Role.LABEL))
+    return [
+        (CONSTANTS, "parameters, frozen", frozen),
+        (STATE, "parameters, frozen", sums.parameters_frozen - frozen),
+        (STATE, "parameters, trained", sums.parameters_trained),
+        (STATE, "activations", sums.activations_at_peak),
+        (STATE, "gradients", sums.gradients_at_peak),
+        (STATE, "optimizer state", sums.optimizer_state),
+        (STATE, "accumulated gradients", sums.accumulated_gradients),
+        (STATE, "buffers", sums.buffers_at_peak),
+        (STATE, "gaps", gaps - frozen_gaps),
+        (CONSTANTS, "gaps", frozen_gaps),
+        (CONSTANTS, "samples", num_linked(samples) * sample_bytes),
+        *([(STATE, "kept features", features.num_bytes)] if features and features.num_bytes else []),
+    ]
+
+
+def _tile_region(target: Target) -> str:
+    """Return the name of the region that tiles lie in."""
+    return target.tile_region or target.region_of(STATE).name
 
 
 def _stack(region: Region, target: Target, num_cores: int | None) -> int:
@@ -110,14 +137,14 @@ def linked_regions(target: Target, elf: Elf) -> tuple[RegionUse, ...]:
     uses = []
     sizes = [elf.symbol_bytes[name] for name in _TILES if name in elf.symbol_bytes]
     tiles = (("tiles", sum(sizes)),) if sizes else ()
-    for i, region in enumerate(target.regions):
-        own = tiles if region.name == (target.tile_region or target.regions[0].name) else ()
+    for region in target.regions:
+        own = tiles if region.name == _tile_region(target) else ()
         sections = [s for s in elf.sections if _lies_in(s.address, region)]
         used = sum(s.num_bytes for s in sections)
         if region.origin is not None and sections:
             used = sections[-1].address + sections[-1].num_bytes - region.origin
         stack = sum(s.num_bytes for s in sections if s.name in (".stacks", ".fc_stack"))
-        if i > 0:
+        if not region.holds:
             rest = used - sum(size for _, size in own)
             uses.append(RegionUse(region.name, region.num_bytes, (*own, ("stack", rest))))
             continue

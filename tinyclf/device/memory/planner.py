@@ -19,9 +19,12 @@ def plan_memory(graph: Graph) -> MemoryPlan:
 
 def plan_at(graph: Graph, placements: tuple[Placement, ...]) -> MemoryPlan:
     """Return the plan of `graph` whose arena is laid out as `placements` say; checked."""
-    # Frozen ones last, and before these what is frozen in part: each kind is one block.
-    in_order = sorted(graph.tensors_of(Role.PARAMETER), key=lambda t: (not t.trained, t.trained_channels is not None))
-    parameters, parameter_bytes = _in_a_row(in_order)
+    # Frozen ones last, and before these what is frozen in part: each kind is one block. Frozen ones may lie elsewhere.
+    in_order = sorted(graph.tensors_of(Role.PARAMETER), key=lambda t: t.trained_channels is not None)
+    trained, trained_bytes = _in_a_row(t for t in in_order if t.trained)
+    frozen, frozen_bytes = _in_a_row(t for t in in_order if not t.trained)
+    parameters = trained + tuple((name, trained_bytes + offset) for name, offset in frozen)
+    parameter_bytes = trained_bytes + frozen_bytes
     state, state_bytes = _in_a_row(graph.tensors_of(*PERSISTENT))
     arena_bytes = aligned(peak_of(placements))
     bound = max_live(lifetimes(graph))

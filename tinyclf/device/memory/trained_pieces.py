@@ -26,6 +26,14 @@ def trained_pieces(graph: Graph, plan: MemoryPlan) -> list[Piece]:
     return [*([whole] if whole.num_bytes else []), *sorted(parts, key=lambda s: s.offset)]
 
 
+def trained_block_bytes(graph: Graph, plan: MemoryPlan) -> int:
+    """Return the bytes of the block that holds every trained parameter and nothing frozen: the parameters' start."""
+    parameters = graph.tensors_of(Role.PARAMETER)
+    end = min((plan.offsets[t.name] for t in parameters if not t.trained), default=plan.parameter_bytes)
+    assert all(plan.offsets[t.name] + t.num_bytes <= end for t in parameters if t.trained), "a frozen one lies between"
+    return end
+
+
 def file_offset(pieces: Iterable[Piece], offset: int) -> int:
     """Return where among the weights of the file that begins which lies at `offset` of the parameters."""
     end = 0

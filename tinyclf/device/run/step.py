@@ -117,7 +117,7 @@ def _settled(step: Placed, around: Surroundings, *, recompute: bool) -> ProgramS
     samples = around.samples
     if isinstance(samples, Streamed):
         return samples.of_step(step.graph)
-    if not samples.is_most or around.memory_bytes is None:
+    if not samples.is_most or around.samples_bytes is None:
         return Linked(samples.num)
     # Whoever recomputes is short of bytes; that one sample fits is checked later.
     most = 1 if recompute else max(num_fitting_samples(step, around), 1)

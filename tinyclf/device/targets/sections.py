@@ -49,8 +49,13 @@ def _value(hint: Any, value: Any, key: str, where: str) -> Any:
             if kind in (int, float) and value < 0:
                 raise BadInput(f"{where}: '{key}' is {value}: it must be 0 or more")
             return value
-    wanted = " or ".join(_NAMES.get(kind, "a section") for kind in kinds if kind is not type(None))
+    wanted = " or ".join(_name(kind) for kind in kinds if kind is not type(None))
     raise BadInput(f"{where}: '{key}' is {value!r}: it must be {wanted}")
+
+
+def _name(kind: Any) -> str:
+    """Return in words what a value must be."""
+    return f"a list, each {_name(get_args(kind)[0])}" if get_origin(kind) is tuple else _NAMES.get(kind, "a section")
 
 
 def _is_a(kind: type, value: Any) -> bool:

@@ -25,15 +25,20 @@ L1_ALIGNMENT = BLOCK_ALIGNMENT
 TILE_TABLE = "tiles.json"  # of a target's folder
 
 
+CODE, CONSTANTS, STATE = "code", "constants", "state"
+ROLES = (CODE, CONSTANTS, STATE)  # of regions: what runs, what is only read, what is written
+
+
 @dataclass(frozen=True)
 class Region:
-    """A memory of a target. The first one of a target holds everything but the stacks that others name."""
+    """A memory of a target. Each of `ROLES` is that of one region; others hold stacks, and tiles where [tiles] says."""
 
     name: str
     origin: int | None  # first address; None: the system places what it likes where it likes
     num_bytes: int | None  # None: as much as wanted
     stack_bytes: int  # of stacks that are there once
     core_stack_bytes: int  # of each core's stack
+    holds: tuple[str, ...] = ()  # of ROLES
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,17 @@ class Target:
 
     @property
     def memory_bytes(self) -> int | None:
-        """Return the bytes for code, parameters, arena and samples; None: as much as wanted."""
-        return self.regions[0].num_bytes
+        """Return the bytes of the region that is written, for all that lies there; None: as much as wanted."""
+        return self.region_of(STATE).num_bytes
+
+    def region_of(self, role: str) -> Region:
+        """Return the region that holds what is of a role."""
+        return next(region for region in self.regions if role in region.holds)
+
+    @property
+    def is_split(self) -> bool:
+        """Tell whether constants, such as frozen weights, lie in another region than what is written."""
+        return self.region_of(CONSTANTS) != self.region_of(STATE)
 
     @property
     def tile_bytes(self) -> int | None:
@@ -131,6 +145,7 @@ class _RegionTable:
     bytes: int | None = None
     stack_bytes: int = 0
     core_stack_bytes: int = 0
+    holds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -218,7 +233,21 @@ def _read_table(file: Path) -> _TargetTable:
     table = read_section(_TargetTable, content, where)
     if table.tiles and (table.tiles.region not in table.regions or table.regions[table.tiles.region].bytes is None):
         raise BadInput(f"{where} [tiles]: 'region' is '{table.tiles.region}': it must be a region with 'bytes'")
+    _check_roles(table, where)
     return table
+
+
+def _check_roles(table: _TargetTable, where: str) -> None:
+    """Raise BadInput if a region holds what is no role, or a role is not that of exactly one region."""
+    held = [(role, name) for name, region in table.regions.items() for role in region.holds]
+    for role, name in held:
+        if role not in ROLES:
+            raise BadInput(f"{where} [regions] [{name}]: 'holds' names '{role}': it must be of {', '.join(ROLES)}")
+    for role in ROLES:
+        names = [name for other, name in held if other == role]
+        if len(names) != 1:
+            whose = f"of {' and '.join(names)}" if names else "of none"
+            raise BadInput(f"{where} [regions]: '{role}' is in 'holds' {whose}: it must be in that of one region")
 
 
 def _costs(name: str, tables: dict[str, _TargetTable]) -> Costs:
@@ -232,6 +261,10 @@ def _costs(name: str, tables: dict[str, _TargetTable]) -> Costs:
     return others
 
 
+def _region(name: str, table: _RegionTable) -> Region:
+    return Region(name, table.origin, table.bytes, table.stack_bytes, table.core_stack_bytes, table.holds)
+
+
 def _target(file: Path, table: _TargetTable, costs: Costs) -> Target:
     tile_table = file.with_name(TILE_TABLE)
     return Target(
@@ -241,9 +274,7 @@ def _target(file: Path, table: _TargetTable, costs: Costs) -> Target:
         num_cores=table.num_cores,
         most_cores=table.most_cores,
         counts_cycles=table.cycles,
-        regions=tuple(
-            Region(name, r.origin, r.bytes, r.stack_bytes, r.core_stack_bytes) for name, r in table.regions.items()
-        ),
+        regions=tuple(_region(name, region) for name, region in table.regions.items()),
         tile_region=table.tiles.region if table.tiles else None,
         l1_bytes=table.regions[table.tiles.region].bytes if table.tiles else None,
         code=table.code.bound if table.code else None,

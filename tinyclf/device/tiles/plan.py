@@ -121,6 +121,16 @@ class TilePlan:
     num_bytes: int
 
     @property
+    def in_tiles(self) -> bool:
+        """Tell whether any operation is cut into tiles."""
+        return any(op.body for op in self.ops)
+
+    @property
     def cycles(self) -> int:
         """Sum up what is predicted of tiled operations."""
         return sum(op.cycles for op in self.ops)
+
+
+def without_tiles(num_calls: int) -> TilePlan:
+    """Return the plan of a step on L2: each call is an operation without a body."""
+    return TilePlan(tuple(Op((i,)) for i in range(num_calls)), num_bytes=0)
