@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from tests.kit.steps import training_graph
-from tinyclf.base.errors import BadInput, DoesNotFit
+from tinyclf.base.errors import BadInput, DoesNotFit, Unsupported
 from tinyclf.device.emit.program import Program
+from tinyclf.device.emit.project import emit
 from tinyclf.device.footprint.fitting import Surroundings, bytes_needed, num_fitting_samples
 from tinyclf.device.footprint.regions import RegionUse
 from tinyclf.device.graph.dtypes import BLOCK_ALIGNMENT, INT8
@@ -148,6 +149,11 @@ def test_does_not_fit_names_the_region_that_is_too_small(chip: Target, name: str
     what = {"RAM": "parameters, trained 300", "flash": "parameters, frozen 896"}[name]
     with pytest.raises(DoesNotFit, match=rf"needs {use.total:,} bytes of {name} \(.*{what}.*has {use.total - 1:,}"):
         require_fit(program, with_bytes(use.total - 1))
+
+
+def test_no_program_is_written_whose_frozen_weights_would_lie_elsewhere_than_counted(chip: Target) -> None:
+    with pytest.raises(Unsupported, match="target chip keeps constants in a region of their own"):
+        emit(_program(), target=chip, num_cores=1, command="tests")
 
 
 def test_samples_fill_the_region_of_constants(chip: Target) -> None:

@@ -1,4 +1,4 @@
-"""Updates fused with gradients: fewer bytes, the same bits."""
+"""Rows of gradients that are cut into blocks, each followed by its update: fewer bytes, the same bits."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def test_blocks_give_the_same_bits(target: Target, rule: UpdateRule, part: bool,
     assert sum(t.num_bytes for t in blocks) == sum(
         t.num_bytes for t in graph.tensors_of(Role.GRADIENT) if t not in cut.tensors
     )
-    plain, fused = (_run(g, model, target, tmp_path / str(i)) for i, g in enumerate((graph, cut)))
-    assert plain == fused
+    plain, cut_up = (_run(g, model, target, tmp_path / str(i)) for i, g in enumerate((graph, cut)))
+    assert plain == cut_up
     assert len({name for name in plain[0] if name.endswith("weight.grad")}) == 5
 
 

@@ -9,6 +9,7 @@ import jinja2
 import numpy as np
 
 from tinyclf import __version__
+from tinyclf.base.errors import Unsupported
 from tinyclf.base.resources import resource_dir
 from tinyclf.device.emit.c_text import c_place
 from tinyclf.device.emit.library import library_files, linkage_context, names
@@ -36,8 +37,16 @@ def emit(program: Program, *, target: Target, num_cores: int, command: str) -> d
     """Return the project's files by path. The same arguments give the same bytes.
 
     `command` is how the user asked for it; it stands in the headers of the files.
+
+    Raises:
+        Unsupported: constants do not lie where what is written does.
     """
     check_operands(program.graph)
+    if target.is_split:
+        raise Unsupported(
+            f"target {target.name} keeps constants in a region of their own: what it needs is counted, but programs "
+            "still link frozen weights with what is written"
+        )
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(resource_dir("templates")),
         undefined=jinja2.StrictUndefined,
