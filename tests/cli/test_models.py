@@ -13,8 +13,13 @@ import torch
 from tests.kit.commands import check_refusal, run
 from tests.kit.steps import training_graph
 from tinyclf.base.errors import BadInput, Unsupported
+from tinyclf.device.graph.macs import num_macs as macs_of_graph
+from tinyclf.device.run.program import make_program
+from tinyclf.device.targets.target import find_target
 from tinyclf.jobs.memory import MemoryRequest, memory_of
 from tinyclf.jobs.networks import NetworkFacts, network_facts
+from tinyclf.jobs.request import Request
+from tinyclf.jobs.steps import make_job
 from tinyclf.recipe.update_rule import UpdateRule
 from tinyclf.recipe.variant import Variant
 from tinyclf.workstation.nets.architectures import ARCHITECTURES
@@ -164,3 +169,18 @@ def test_errors(arguments: str, code: int, message: str, tmp_path: Path, monkeyp
 def test_facts_of_what_cannot_be_built() -> None:
     with pytest.raises(BadInput, match="too small"):
         network_facts("dscnn", size=16, num_classes=2)
+
+
+def test_a_small_input_is_planned_and_deployed() -> None:
+    def macs(*flag: str) -> int:
+        figures = json.loads(run("memory", "--arch", "squeezenet_v1_1", "--size", 32, *flag, "--json").stdout)
+        assert figures["small_input"] == bool(flag)
+        assert isinstance(figures["macs"], int)
+        return figures["macs"]
+
+    small = macs("--small-input")
+    assert small > 3 * macs()
+    request = Request(find_target("host"), arch="squeezenet_v1_1", size=32, small_input=True)
+    assert macs_of_graph(make_program(make_job(request)).graph) == small
+    refusal = run("deploy", "--target", "host", "--from", "run", "--small-input")
+    assert "leave out --arch, --size, --classes and --small-input" in refusal.stderr

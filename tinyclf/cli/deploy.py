@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tinyclf.cli.options import update_options
 from tinyclf.cli.program import FOLDER, PATH, main
 from tinyclf.device.memory.kept_features import CACHES
 
@@ -17,7 +16,15 @@ if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
 else:
     _ParamType = click.ParamType  # not generic in click below 8.2
-from tinyclf.cli.options import TargetName, cores_option, l1_option, tiles_option, variant_options
+from tinyclf.cli.options import (
+    TargetName,
+    cores_option,
+    l1_option,
+    small_input_option,
+    tiles_option,
+    update_options,
+    variant_options,
+)
 
 # --- deploy -------------------------------------------------------------------------------------------------------
 
@@ -38,6 +45,7 @@ from tinyclf.cli.options import TargetName, cores_option, l1_option, tiles_optio
 @click.option(
     "--classes", "num_classes", type=int, show_default="2", help="Number of classes, where there is no --from."
 )
+@small_input_option
 @click.option("--data", type=FOLDER, metavar="DIR", show_default="the run's own", help="Dataset to take samples from.")
 @click.option("--steps", "num_steps", type=int, default=10, show_default=True, help="Training steps, one sample each.")
 @click.option(

@@ -12,7 +12,14 @@ import click
 from tinyclf.cli.memory_budget import print_budget
 from tinyclf.cli.memory_request import memory_request
 from tinyclf.cli.memory_tables import compare_lines, linked_lines, memory_lines, region_lines
-from tinyclf.cli.options import TargetName, cores_option, l1_option, update_options, variant_options
+from tinyclf.cli.options import (
+    TargetName,
+    cores_option,
+    l1_option,
+    small_input_option,
+    update_options,
+    variant_options,
+)
 from tinyclf.cli.program import FILE, main
 from tinyclf.device.memory.kept_features import CACHES
 from tinyclf.recipe.update_options import UpdateOptions
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--arch", metavar="NAME", show_default="mobilenet_wd4; for FD fdmobilenet_wd4", help="Architecture.")
 @click.option("--size", type=int, default=128, show_default=True, help="Width and height of the image in pixels.")
 @click.option("--classes", "num_classes", type=int, default=2, show_default=True, help="Number of classes.")
+@small_input_option
 @update_options
 @click.option("--target", type=TargetName(), show_default="all targets", help="Target whose memory regions are shown.")
 @cores_option
@@ -92,7 +100,8 @@ def memory(
         return
     needed, linked, rows = _answers(request, update, build_it=build_it, compare=compare)
     regions = _regions(needed.step)
-    title = f"{request.net} {request.variant.label}, {request.size}x{request.size}, {request.num_classes} classes"
+    net = f"{request.net}, small input," if request.small_input else request.net
+    title = f"{net} {request.variant.label}, {request.size}x{request.size}, {request.num_classes} classes"
     files = _write_files(needed.step, title, csv_file=csv_file, plot_file=plot_file)
     if as_json:
         click.echo(json.dumps(_json(request, needed, regions, linked, rows), indent=1))
@@ -153,6 +162,7 @@ def _linked(request: MemoryRequest, update: UpdateOptions, step: PlannedStep) ->
         arch=request.arch,
         size=request.size,
         num_classes=request.num_classes,
+        small_input=request.small_input,
         num_steps=update.batch,
         num_samples=request.around.samples.num,
         recompute=request.recompute,
@@ -220,6 +230,7 @@ def _json(
         "variant": request.variant.label,
         "size": request.size,
         "classes": request.num_classes,
+        "small_input": request.small_input,
         "samples": request.around.samples.num,
         "parameters": needed.num_parameters,
         "parameters_folded": needed.num_folded,

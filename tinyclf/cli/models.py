@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tinyclf.cli.options import small_input_option
 from tinyclf.cli.program import main
 
 if TYPE_CHECKING:
@@ -22,9 +23,7 @@ HEADER = "parameters       MACs  fp32 size  fp16 size  blocks  weights  deploy"
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--size", type=int, default=128, show_default=True, help="Width and height of the image in pixels.")
 @click.option("--classes", "num_classes", type=int, default=2, show_default=True, help="Number of classes.")
-@click.option(
-    "--small-input", is_flag=True, help="Keep the resolution up to the first block, for images of 32x32 pixels."
-)
+@small_input_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every reason in full.")
 def models(names: tuple[str, ...], size: int, num_classes: int, small_input: bool, as_json: bool) -> None:
     """List architectures: parameters, MACs, size, blocks, and whether they can be deployed.

@@ -56,6 +56,9 @@ def variant_options(default: str) -> Callable[[F], F]:
 
 
 cores_option = click.option("--cores", type=int, show_default="all of the target's", help="Cores that share the work.")
+small_input_option = click.option(
+    "--small-input", is_flag=True, help="Keep the resolution up to the first block, for images of 32x32 pixels."
+)
 l1_option = click.option(
     "--l1",
     metavar="BYTES",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tinyclf.cli.options import TargetName, tiles_option, variant_options
+from tinyclf.cli.options import TargetName, small_input_option, tiles_option, variant_options
 from tinyclf.cli.program import FILE, main
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--arch", metavar="NAME", show_default="mobilenet_wd4; for FD fdmobilenet_wd4", help="Architecture.")
 @click.option("--size", type=int, show_default="128", help="Width and height of the image in pixels.")
 @click.option("--classes", "num_classes", type=int, show_default="2", help="Number of classes.")
+@small_input_option
 @click.option(
     "--recompute",
     is_flag=True,
@@ -49,6 +50,7 @@ def tune(
     arch: str | None,
     size: int | None,
     num_classes: int | None,
+    small_input: bool,
     recompute: bool,
     l1: str | None,
     candidates: int,
@@ -84,6 +86,7 @@ def tune(
         arch=arch,
         size=size,
         num_classes=num_classes,
+        small_input=small_input,
         num_samples=1,
         recompute=recompute,
     )

@@ -35,6 +35,7 @@ class Request(UpdateOptions):
     arch: str | None = None
     size: int | None = None
     num_classes: int | None = None
+    small_input: bool = False
     from_run: Path | None = None
     data: Path | None = None
     num_steps: int = 1
@@ -63,8 +64,11 @@ def check_request(request: Request) -> None:
         raise BadInput("--samples must be at least 1")
     if not 0 <= request.seed <= MOST_64_BITS:
         raise BadInput("--seed must be in 0 .. 2^64 - 1")
-    if request.from_run and (request.arch or request.size or request.num_classes):
-        raise BadInput("--from RUN already says architecture, size and classes: leave out --arch, --size and --classes")
+    if request.from_run and (request.arch or request.size or request.num_classes or request.small_input):
+        raise BadInput(
+            "--from RUN already says architecture, size, classes and the kind of input: leave out --arch, --size, "
+            "--classes and --small-input"
+        )
 
 
 @dataclass(frozen=True)

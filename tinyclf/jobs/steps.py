@@ -129,7 +129,7 @@ def _random(request: Request) -> _Given:
     """Return a net with random weights whose activations are in a natural range, random images and labels."""
     variant = request.variant or Variant("LP")
     arch, size, num_classes = request.arch or variant.default_arch, request.size or 128, request.num_classes or 2
-    model = build_model(arch, num_classes=num_classes, size=size, seed=request.seed)
+    model = build_model(arch, num_classes=num_classes, size=size, seed=request.seed, small_input=request.small_input)
     freeze(model, variant)
     rng = np.random.default_rng(request.seed)
     calibrate_batchnorm(model, torch.from_numpy(_random_images(rng, NUM_CALIBRATION_IMAGES, size)))
@@ -137,7 +137,7 @@ def _random(request: Request) -> _Given:
     labels = rng.integers(0, num_classes, len(images))
     command = (
         f"tinyclf deploy --target {request.target.name} {variant.options} --arch {arch} --size {size} "
-        f"--classes {num_classes}"
+        f"--classes {num_classes}{' --small-input' * request.small_input}"
     )
     return model, variant, images, labels, command
 
