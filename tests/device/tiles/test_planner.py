@@ -54,7 +54,9 @@ def _step(arch: str, variant: Variant, *, size: int = 32, rule: UpdateRule = PLA
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.label)
-@pytest.mark.parametrize("arch", [*NETS, *ALL_NETS])
+@pytest.mark.parametrize(
+    "arch", [NETS[0], *(pytest.param(net, marks=pytest.mark.long) for net in (*NETS[1:], *ALL_NETS))]
+)
 def test_plans_pass_the_checker_for_every_size_of_l1(arch: str, variant: Variant) -> None:
     try:
         graph, plan = _step(arch, variant)

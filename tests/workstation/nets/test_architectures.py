@@ -74,7 +74,7 @@ def test_every_row_builds_for_any_size_and_number_of_classes(name: str) -> None:
             assert head_layer(model).weight.shape[0] == num_classes
 
 
-@pytest.mark.parametrize("size", [32, 96, 128, 224])
+@pytest.mark.parametrize("size", [32, *(pytest.param(size, marks=pytest.mark.long) for size in (96, 128, 224))])
 def test_one_step_of_training_at_every_size(family: str, size: int) -> None:
     model = build_model(family, num_classes=3, size=size)
     freeze(model, Variant("scratch"))

@@ -37,7 +37,7 @@ def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("LP", []),
         # Training layers below others amplifies rounding: of all of a net, a difference of 1e-14 in one weight grows
         # tenfold in a step. So these are compared in double precision, all of it over few steps from trained weights.
-        ("FT", ["keep_features=off", "augment=", "precision=64"]),
+        pytest.param("FT", ["keep_features=off", "augment=", "precision=64"], marks=pytest.mark.long),
         pytest.param("full", ["precision=64", "batch_size=128"], marks=pytest.mark.long),
     ],
 )

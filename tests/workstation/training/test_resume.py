@@ -72,10 +72,10 @@ def bytes_of(run: Path) -> dict[str, bytes]:
     ("kills", "options"),
     [
         (
-            10 if LONG else 3,
+            10 if LONG else 2,
             ["variant=scratch", "optimizer=adamw", "ema=0.99", "augment=flip,shift=2", "precision=bf16"],
         ),
-        (5 if LONG else 2, ["arch=efficientnet_b0", "variant=FT", "k=1", "clip=1"]),  # with dropout, from kept features
+        (5 if LONG else 1, ["arch=efficientnet_b0", "variant=FT", "k=1", "clip=1"]),  # with dropout, from kept features
     ],
     ids=["scratch", "FT"],
 )
