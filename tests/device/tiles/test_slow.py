@@ -25,11 +25,11 @@ SLOW_WINDOW, GROUPED = "pulp_conv_dw_fp32_fw_cl", "tcl_conv_group_fp32_fw_cl"
 
 @pytest.fixture(scope="module")
 def step() -> tuple[Graph, TilePlan]:
-    """Return a step of a net with a fast depthwise layer, a slow one, and one in groups, which no tiles do."""
+    """Return a step of a net with a fast depthwise layer, a slow one, and one with dilation, which no tiles do."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 8, 5, padding=2, groups=8)]
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
-    model = nn.Sequential(*layers, nn.Conv2d(8, 8, 3, groups=2), *head)
+    model = nn.Sequential(*layers, nn.Conv2d(8, 8, 3, groups=2, dilation=2), *head)
     for parameter in model[:4].parameters():
         parameter.requires_grad_(False)
     graph = training_graph(model, input_shape=(3, 8, 8), rule=PLAIN)
@@ -41,11 +41,11 @@ def test_what_has_no_fast_form_is_found_with_its_share(step: tuple[Graph, TilePl
     rows = {row.kernel: row for row in slow_calls(graph, tiles)}
     loss = {"pulp_CrossEntropyLoss", "pulp_CrossEntropyLoss_backward"}
     assert set(rows) == {SLOW_WINDOW, GROUPED, "tcl_bias_fp32_fw_cl", *loss}
-    macs = 8 * 8 * 8 * (3 + 9 + 25) + 8 * 6 * 6 * 4 * 9 + 2 * 2 * 8  # the linear layer forward, and its weights
+    macs = 8 * 8 * 8 * (3 + 9 + 25) + 8 * 4 * 4 * 4 * 9 + 2 * 2 * 8  # the linear layer forward, and its weights
     assert sum(macs_by_call(graph)) == macs
     window, grouped = rows[SLOW_WINDOW], rows[GROUPED]
     assert (window.on_tiles, window.num, window.num_all, window.macs) == (True, 1, 2, 8 * 8 * 8 * 25 / macs)
-    assert (grouped.on_tiles, grouped.num, grouped.num_all, grouped.macs) == (False, 1, 1, 8 * 6 * 6 * 36 / macs)
+    assert (grouped.on_tiles, grouped.num, grouped.num_all, grouped.macs) == (False, 1, 1, 8 * 4 * 4 * 36 / macs)
     assert window.line() == f"{SLOW_WINDOW} in 1 of 2 calls, on tiles, {window.macs:.1%} of the multiply-accumulates"
     assert rows["pulp_CrossEntropyLoss"].line() == "pulp_CrossEntropyLoss in its call, straight from L2"
 
