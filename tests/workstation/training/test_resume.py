@@ -121,7 +121,7 @@ def stop_after(num: int) -> tuple[Observer, Any]:
 def whole(digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run of three epochs that nothing stopped."""
     config = config_from(overrides=overrides_of(digits_dir))
-    return made_once(tmp_path_factory, "whole", lambda folder: train(config, out=folder / "run")) / "run"
+    return made_once(tmp_path_factory, "whole", lambda folder: train(config, out=folder / "unstopped")) / "unstopped"
 
 
 @pytest.mark.parametrize("steps", [1, 19, 20, 21, 40])  # in the midst, and at the end of an epoch of 20 steps
